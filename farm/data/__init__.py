@@ -1,0 +1,1 @@
+"""Instructions and their splits: the offline world's, or those of a file."""

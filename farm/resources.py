@@ -1,0 +1,36 @@
+"""Finds ``annotators/``, ``recipes/`` and ``eval_sets/``: inside an installed wheel, or beside a checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from farm.errors import DataError
+
+Kind = Literal["annotators", "recipes", "eval_sets"]
+
+
+def folder(kind: Kind) -> Path:
+    """The shipped folder of that kind. Raises DataError naming both places where it was looked for."""
+    package = Path(__file__).parent
+    places = [package / "_data" / kind, package.parent / kind]
+    for place in places:
+        if place.is_dir():
+            return place
+    raise DataError(f"no '{kind}' folder: looked in {places[0]} (installed) and {places[1]} (checkout)")
+
+
+def find(kind: Kind, name: str | Path) -> Path:
+    """A file or folder by path, or by name among the shipped ones (``.yaml`` may be left out).
+
+    Raises DataError listing what exists.
+    """
+    given = Path(name).expanduser()
+    if given.exists():
+        return given
+    shipped = folder(kind)
+    for candidate in (shipped / given.name, shipped / f"{given.name}.yaml"):
+        if candidate.exists() and (len(given.parts) == 1 or given.parts[0] == kind):
+            return candidate
+    names = sorted(p.stem for p in shipped.iterdir() if not p.name.startswith((".", "_", "README")))
+    raise DataError(f"{given}: no such file, and no such name in {kind}/ (there: {', '.join(names)})")

@@ -1,0 +1,141 @@
+"""The run folder: one folder per step, each finished whole or not at all.
+
+A step is built in ``<folder>.partial`` and renamed into place when done, with a ``step.json`` that holds its
+fingerprint: a hash of its settings, of the fingerprints of the steps it reads, and of the format version.
+A step whose fingerprint stands is not run again; a half-written one is never trusted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import resource
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from farm.errors import RunError
+from farm.seeds import digest
+
+FORMAT = 1  # raised when the meaning of files in a run folder changes, so that old steps are redone
+
+
+@dataclass(frozen=True)
+class Step:
+    """A finished step: where it lies, what it was made from, and what it took (seconds, peak memory in MB)."""
+
+    folder: Path
+    fingerprint: str
+    seconds: float
+    peak_memory_mb: float
+    fresh: bool  # made in this call, not found finished
+
+    def file(self, name: str) -> Path:
+        return self.folder / name
+
+
+def fingerprint(settings: Mapping[str, Any], inputs: Sequence[Step | str] = ()) -> str:
+    """Hash of settings and inputs; key order does not matter."""
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return digest(FORMAT, text, *(i if isinstance(i, str) else i.fingerprint for i in inputs), size=16)
+
+
+def finished(folder: Path, expected: str) -> Step | None:
+    """The step in ``folder`` if it is finished and made from what ``expected`` says, else None."""
+    try:
+        saved = json.loads((folder / "step.json").read_text(encoding="utf-8"))
+        if saved["fingerprint"] != expected:
+            return None
+        return Step(folder, expected, float(saved["seconds"]), float(saved["peak_memory_mb"]), fresh=False)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def perform(
+    folder: Path, settings: Mapping[str, Any], inputs: Sequence[Step | str], work: Callable[[Path], None]
+) -> Step:
+    """Run ``work(partial folder)`` unless the step already stands; returns the finished step.
+
+    Raises RunError when the folder cannot be written; whatever ``work`` raises passes through and leaves the
+    earlier finished steps as they were.
+    """
+    expected = fingerprint(settings, inputs)
+    if step := finished(folder, expected):
+        return step
+    partial = folder.with_name(folder.name + ".partial")
+    start = time.perf_counter()
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    except OSError as e:
+        raise RunError(f"{partial}: cannot be written ({e.strerror}); choose another folder with --out") from e
+    work(partial)
+    seconds, peak = time.perf_counter() - start, peak_memory_mb()
+    write_json(
+        partial / "step.json",
+        {"fingerprint": expected, "settings": dict(settings), "seconds": seconds, "peak_memory_mb": peak},
+    )
+    if folder.exists():
+        old = folder.with_name(folder.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+        partial.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        partial.rename(folder)
+    return Step(folder, expected, seconds, peak, fresh=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write pretty JSON atomically and durably."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as f:
+        json.dump(value, f, indent=1, ensure_ascii=False, default=str)
+        f.write("\n")
+        f.flush()
+        os.fsync(f.fileno())
+    partial.replace(path)
+
+
+def peak_memory_mb() -> float:
+    """Peak resident memory of this process so far, in MB (Linux counts in KiB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run folder: a second process on the same folder is refused. The lock dies with its process."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / ".lock").open("a+")
+    except OSError as e:
+        raise RunError(
+            f"{folder}: the output folder cannot be written ({e.strerror}); choose another with --out"
+        ) from e
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(
+                f"{folder}: another farm process is working in this run folder; wait, or choose --out"
+            ) from None
+        yield
+
+
+def file_fingerprint(path: Path) -> str:
+    """Hash of a file's bytes, or of all files of a folder with their names."""
+    import hashlib
+
+    h = hashlib.blake2b(digest_size=16)
+    for part in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        h.update(part.name.encode() + b"\0")
+        with part.open("rb") as f:
+            while block := f.read(1 << 20):
+                h.update(block)
+    return h.hexdigest()
