@@ -35,15 +35,13 @@ class Compute(Settings):
 class Data(Settings):
     """Where instructions come from: the offline world (no ``path``), or a file or Hub dataset with the columns
     ``instruction``, ``input``, ``output``. ``exclude`` lists row ids to keep out of training (CSV, first column);
-    ``eval_path`` holds the evaluation instructions, ``reference`` names its column of reference-model outputs and
-    ``answers`` the column that the scripted judge may compare with."""
+    ``eval_path`` holds the evaluation instructions; the card of ``eval_set`` says which column is what."""
 
     world: Literal["offline"] | None = None
     path: str | None = None
     exclude: str | None = None
     eval_path: str | None = None
-    reference: str = "text_davinci_003"
-    answers: str | None = None
+    eval_set: str = "offline_805"
     seed: int = 0
     max_prompt_chars: int = Field(2000, ge=10)
 
@@ -51,8 +49,10 @@ class Data(Settings):
     def _one_source(self) -> Data:
         if (self.world is None) == (self.path is None):
             raise ValueError("give either world: offline, or path: FILE (and eval_path: FILE)")
-        if self.path is not None and self.eval_path is None:
-            raise ValueError("path needs eval_path: a file with the evaluation instructions")
+        if self.path is not None and (self.eval_path is None or self.eval_set == "offline_805"):
+            raise ValueError(
+                "path needs eval_path (a file with evaluation instructions) and eval_set (its card's name)"
+            )
         return self
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from farm.data.cards import Card
 from farm.errors import DataError, MissingExtra
 from farm.records import Instruction, Split, json_rows
 from farm.seeds import key
@@ -126,29 +127,29 @@ def divide(rows: Iterable[Instruction], seed: int, source: str) -> Splits:
     return {name: [i.model_copy(update={"split": name}) for i in items] for name, items in splits.items()}
 
 
-def evaluation(path: str, reference: str, answers: str | None) -> tuple[list[Instruction], dict[str, str]]:
+def evaluation(card: Card, path: str) -> tuple[list[Instruction], dict[str, str]]:
     """Evaluation instructions with the reference model's output, and the answers a scripted judge may compare with.
 
-    Columns: ``instruction``, optional ``input`` and ``dataset``, and the two named ones. Answers are keyed by
-    ``Instruction.full_text``.
+    The card names the columns and the number of instructions. Answers are keyed by ``Instruction.full_text``.
     """
-    items: list[Instruction] = []
-    key_of: dict[str, str] = {}
+    columns = card.columns
+    if columns is None:
+        raise DataError(f"eval set {card.name} is made by the package; leave out data.eval_path")
+    items: dict[str, Instruction] = {}
+    answers: dict[str, str] = {}
     for where, row in rows_of(path):
         item = Instruction.make(
-            _text(row, "instruction", where, required=True, empty=False),
-            _text(row, "input", where),
-            _text(row, reference, where, required=True),
-            source=_text(row, "dataset", where) or Path(path).name,
+            _text(row, columns.instruction, where, required=True, empty=False),
+            _text(row, columns.input, where),
+            _text(row, columns.reference, where, required=True),
+            source=_text(row, columns.source, where) or card.name,
             split="eval",
         )
-        items.append(item)
-        if answers:
-            key_of[item.full_text] = _text(row, answers, where, required=True)
-    ids = [i.id for i in items]
-    if len(set(ids)) != len(ids):
-        twice = next(i for i in items if ids.count(i.id) > 1)
-        raise DataError(f"{path}: the instruction {twice.text[:80]!r} is given more than once")
-    if not items:
-        raise DataError(f"{path}: no evaluation instructions in this file")
-    return items, key_of
+        if item.id in items:
+            raise DataError(f"{where}: the instruction {item.text[:80]!r} is given more than once")
+        items[item.id] = item
+        if columns.answers:
+            answers[item.full_text] = _text(row, columns.answers, where, required=True)
+    if len(items) != card.n:
+        raise DataError(f"{path}: {len(items)} instructions, but the card of {card.name} says {card.n}")
+    return list(items.values()), answers

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from farm import resources
 from farm.data import load
+from farm.data.cards import Card, is_original, load_card
 from farm.errors import DataError
 from farm.records import Instruction
 
@@ -83,19 +85,42 @@ def test_missing_and_truncated_files(tmp_path):
         list(load.rows_of(str(path)))
 
 
-def test_evaluation_needs_its_columns_and_no_duplicates(tmp_path):
-    path = write(tmp_path / "e.jsonl", [{"instruction": "a", "ref": "x"}, {"instruction": "a", "ref": "y"}])
-    with pytest.raises(DataError, match="more than once"):
-        load.evaluation(path, "ref", None)
-    with pytest.raises(DataError, match="field 'other'"):
-        load.evaluation(path, "other", None)
+def card(n: int, reference: str = "ref") -> Card:
+    columns = {"reference": reference, "answers": "ref"}
+    return Card(name="mine", about="", source="", licence="", n=n, columns=columns, how_to_get="")
+
+
+def test_evaluation_keeps_to_its_card(tmp_path):
+    data = [{"instruction": "a", "ref": "x"}, {"instruction": "b", "input": "c", "ref": ""}]
+    path = write(tmp_path / "e.jsonl", data)
+    items, answers = load.evaluation(card(2), path)
+    assert [(i.full_text, i.output, i.split) for i in items] == [("a", "x", "eval"), ("b\n\nc", "", "eval")]
+    assert answers == {"a": "x", "b\n\nc": ""}
+    with pytest.raises(DataError, match="the card of mine says 3"):
+        load.evaluation(card(3), path)
+    with pytest.raises(DataError, match=r"line 1, field 'other'.*columns: instruction, ref"):
+        load.evaluation(card(2, "other"), path)
+    with pytest.raises(DataError, match="line 3: .*more than once"):
+        load.evaluation(card(3), write(tmp_path / "e.jsonl", [*data, data[0]]))
+
+
+def test_every_shipped_card_is_valid():
+    names = [p.name for p in resources.folder("eval_sets").iterdir() if p.is_dir()]
+    assert len(names) >= 2
+    assert [load_card(n).name for n in names] == names
+
+
+def test_a_bad_card_is_named(tmp_path):
+    (tmp_path / "card.yaml").write_text("name: x\nn: 0\n")
+    with pytest.raises(DataError, match=r"card\.yaml: .*n: .*greater than 0"):
+        load_card(str(tmp_path))
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the public data files are not beside this checkout")
 def test_real_alpaca_splits():
-    items, answers = load.evaluation(
-        str(SHARED / "eval_prompts/alpaca_eval_805.jsonl.gz"), "text_davinci_003", "gpt4_1106_preview"
-    )
+    file, shipped = str(SHARED / "eval_prompts/alpaca_eval_805.jsonl.gz"), load_card("alpaca_eval_805")
+    items, answers = load.evaluation(shipped, file)
+    assert is_original(shipped, file)
     splits = load.training(
         str(SHARED / "instruct/alpaca_52k.jsonl.gz"), str(SHARED / "instruct/alpaca_ids_in_eval_sets.csv"), items, 0
     )
