@@ -100,7 +100,7 @@ def test_evaluation_keeps_to_its_card(tmp_path):
         load.evaluation(card(3), path)
     with pytest.raises(DataError, match=r"line 1, field 'other'.*columns: instruction, ref"):
         load.evaluation(card(2, "other"), path)
-    with pytest.raises(DataError, match="line 3: .*more than once"):
+    with pytest.raises(DataError, match=r"line 3: .*more than once"):
         load.evaluation(card(3), write(tmp_path / "e.jsonl", [*data, data[0]]))
 
 

@@ -1,0 +1,1 @@
+"""From judgements to win rates with intervals, raw and length-controlled."""

@@ -1,0 +1,147 @@
+"""Seeded bootstrap percentile intervals for means over instructions, and over instructions and training seeds.
+
+Every interval here resamples whole instructions (clusters): several judgements or draws on one instruction are
+averaged first. A statistic that cannot have an interval gets ``None`` bounds and a note, never NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from farm.errors import DataError
+from farm.records import Estimate
+from farm.seeds import rng
+
+RESAMPLES = 2000
+LEVELS = (0.025, 0.975)
+
+Array = npt.NDArray[np.float64]
+Scores = Mapping[str, float]  # instruction id -> one number
+
+
+@lru_cache(maxsize=4)
+def weights(n: int, seed: int, resamples: int = RESAMPLES, purpose: str = "bootstrap instructions") -> Array:
+    """Bootstrap weights, shape (resamples, n), each row summing to 1: how often an item was drawn, over n.
+
+    Keyed by ``(seed, purpose, n)`` alone, so all statistics on n instructions share their resamples.
+    """
+    drawn = rng(seed, purpose, n).integers(0, n, size=(resamples, n))
+    counts = np.zeros((resamples, n))
+    np.add.at(counts, (np.arange(resamples)[:, None], drawn), 1.0)
+    counts /= n
+    counts.flags.writeable = False
+    return counts
+
+
+def percentiles(draws: Array) -> tuple[float, float]:
+    """The central 95% of bootstrap draws."""
+    low, high = np.quantile(draws, LEVELS)
+    return float(low), float(high)
+
+
+def mean(values: Sequence[float] | Array, *, seed: int, resamples: int = RESAMPLES) -> Estimate:
+    """Mean of one value per instruction with its bootstrap interval; n = number of instructions."""
+    data = np.asarray(values, dtype=float)
+    finite(data, "values")
+    n = len(data)
+    if n == 0:
+        return Estimate(value=None, n=0, note="not estimable: no data")
+    value = float(data.mean())
+    if n == 1:
+        return Estimate(value=value, n=1, note="no interval: one instruction")
+    if np.ptp(data) == 0:
+        return Estimate(value=float(data[0]), n=n, note="no interval: all values are equal")
+    low, high = percentiles(weights(n, seed, resamples) @ data)
+    return Estimate(value=value, ci95_low=low, ci95_high=high, n=n)
+
+
+def standard_error(values: Sequence[float] | Array) -> float | None:
+    """Standard error of the mean over instructions (sample SD over the root of n); None below two values."""
+    data = np.asarray(values, dtype=float)
+    return float(data.std(ddof=1) / np.sqrt(len(data))) if len(data) > 1 else None
+
+
+def two_way(values: Array, *, seed: int, resamples: int = RESAMPLES) -> Estimate:
+    """Mean of ``values`` of shape (training seeds, instructions), NaN = missing, with an interval over both.
+
+    Seeds and instructions are resampled independently. A plain bootstrap of a few seeds is too narrow twice over: it
+    uses the population variance of the seed means, so that part of each draw is scaled by ``sqrt(S / (S - 1))``; and
+    its quantiles are those of a known variance, so the draws are widened by the t quantile with Satterthwaite's
+    degrees of freedom, which only bites when the seeds differ by more than the instructions explain. In simulations
+    the intervals cover 94-99% with 3 or 5 seeds and 90-99% with 2. With one seed this is :func:`mean`.
+    n = number of instructions.
+    """
+    data = np.asarray(values, dtype=float)
+    if data.ndim != 2:
+        raise DataError(f"two-way data must have shape (seeds, instructions), got {data.shape}")
+    finite(data[~np.isnan(data)], "values")
+    data = data[:, ~np.isnan(data).all(axis=0)]
+    present = ~np.isnan(data)
+    if data.size == 0 or not present.any(axis=1).all():
+        return Estimate(value=None, n=0, note="not estimable: no data for some seed")
+    seeds, n = data.shape
+    if seeds == 1:
+        return mean(data[0], seed=seed, resamples=resamples)
+    seed_means = np.nanmean(data, axis=1)
+    value = float(seed_means.mean())
+    if n == 1:
+        return Estimate(value=value, n=1, note="no interval: one instruction")
+    if np.ptp(data[present]) == 0:
+        return Estimate(value=value, n=n, note="no interval: all values are equal")
+    by_seed = weights(seeds, seed, resamples, "bootstrap seeds")
+    by_instruction = weights(n, seed, resamples)
+    filled = np.where(present, data, 0.0)
+    per_seed = (by_instruction @ filled.T) / np.maximum(by_instruction @ present.T.astype(float), 1e-12)
+    draws = (by_seed * per_seed).sum(axis=1) - value
+    draws += (np.sqrt(seeds / (seeds - 1)) - 1) * (by_seed @ (seed_means - value))
+    low, high = percentiles(value + draws * _widening(float(draws.var()), float(seed_means.var(ddof=1)), seeds))
+    return Estimate(value=value, ci95_low=low, ci95_high=high, n=n, note=f"over instructions and {seeds} seeds")
+
+
+def _widening(variance: float, seed_variance: float, seeds: int) -> float:
+    """t over normal quantile at the Satterthwaite degrees of freedom: 1 when seeds hardly differ."""
+    from scipy.stats import norm, t
+
+    if seed_variance == 0:
+        return 1.0
+    freedom = (seeds - 1) * (variance / (seed_variance / seeds)) ** 2
+    return float(t.ppf(LEVELS[1], max(freedom, seeds - 1)) / norm.ppf(LEVELS[1]))
+
+
+def over_seeds(scores: Sequence[Scores], *, seed: int) -> Estimate:
+    """Mean of one or several score tables (one per training seed) over instructions and seeds."""
+    if not scores:
+        return Estimate(value=None, n=0, note="not estimable: no data")
+    return two_way(table(scores), seed=seed)
+
+
+def difference(first: Sequence[Scores], second: Sequence[Scores], *, seed: int) -> Estimate:
+    """Paired difference first - second on the instructions both have, one score table per training seed each.
+
+    Seeds are paired by position. n = number of common instructions. Raises DataError when the counts differ.
+    """
+    if len(first) != len(second):
+        raise DataError(f"a paired difference needs the same training seeds, got {len(first)} and {len(second)}")
+    gaps = [{i: a[i] - b[i] for i in a if i in b} for a, b in zip(first, second, strict=True)]
+    if not gaps or not all(gaps):
+        return Estimate(value=None, n=0, note="not estimable: no instruction has both values")
+    return two_way(table(gaps), seed=seed)
+
+
+def table(scores: Sequence[Scores]) -> Array:
+    """Score tables as an array (tables, instructions): columns sorted by id, NaN where a table lacks one."""
+    ids = sorted({i for one in scores for i in one})
+    return np.array([[one.get(i, np.nan) for i in ids] for one in scores], dtype=float).reshape(len(scores), len(ids))
+
+
+def finite(data: npt.NDArray[Any], what: str) -> None:
+    """Raise DataError naming the first value that is not finite."""
+    bad = ~np.isfinite(data)
+    if bad.any():
+        where = tuple(int(k) for k in np.argwhere(bad)[0])
+        raise DataError(f"{what}: {data[where]} at position {where}; every value must be a finite number")

@@ -1,0 +1,120 @@
+"""Log-probabilities of responses under a policy, and divergences between two policies.
+
+All divergences are sums over the tokens of a sequence, in nats. The head is applied at response positions only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from farm.lm.load import Policy
+from farm.lm.prompts import Batch, Ids, lay_out
+
+TOKENS_PER_BATCH = 4096
+_LOGIT_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "logits_soft_cap")
+
+
+def bare(model: Any) -> Any:
+    """The Hugging Face model inside a peft wrapper (its adapters stay in force), or the model itself."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def positions_of(batch: Batch) -> Tensor:
+    """Position ids [B, T] that count real tokens only, so that padding on either side changes nothing."""
+    return (batch.attention.cumsum(1) - 1).clamp(min=0)
+
+
+def hidden_states(model: Any, batch: Batch) -> Tensor:
+    """Last hidden states [B, T, d] of the trunk."""
+    trunk = bare(model).base_model
+    out = trunk(
+        input_ids=batch.ids, attention_mask=batch.attention, position_ids=positions_of(batch), use_cache=False
+    )
+    return out.last_hidden_state  # type: ignore[no-any-return]
+
+
+def response_logits(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Logits [N, V] of the N response tokens of a batch, and the hidden states [N, d] they come from."""
+    inner = bare(model)
+    hidden = hidden_states(model, batch)[batch.predicts]
+    logits = inner.get_output_embeddings()(hidden)
+    config = inner.config
+    if any(getattr(config, key, None) not in (None, 1.0) for key in _LOGIT_SETTINGS):
+        # This architecture reshapes its logits after the head; only its own forward knows how.
+        out = inner(
+            input_ids=batch.ids, attention_mask=batch.attention, position_ids=positions_of(batch), use_cache=False
+        )
+        logits = out.logits[batch.predicts]
+    return logits.float(), hidden
+
+
+def token_logprobs(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+    """log softmax(logits / temperature)[target], [N]."""
+    if temperature != 1.0:
+        logits = logits / temperature
+    return logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(1)
+
+
+def batches(prompts: Sequence[Ids], responses: Sequence[Ids], tokens: int = TOKENS_PER_BATCH) -> Iterator[list[int]]:
+    """Row numbers in batches of about ``tokens`` padded tokens, longest rows first, so that padding is rare."""
+    size = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
+    order = sorted(range(len(size)), key=lambda i: (-size[i], i))
+    start = 0
+    while start < len(order):
+        count = max(1, tokens // size[order[start]])
+        yield order[start : start + count]
+        start += count
+
+
+@torch.no_grad()
+def logprobs(
+    policy: Policy, prompts: Sequence[Ids], responses: Sequence[Ids], temperature: float = 1.0
+) -> list[Tensor]:
+    """Per-token log-probabilities of each response: a list of float tensors, one per row, each [len(response)]."""
+    out: list[Tensor] = [torch.empty(0)] * len(prompts)
+    for rows in batches(prompts, responses):
+        batch = lay_out(
+            [prompts[i] for i in rows], [responses[i] for i in rows], policy.tokenizer.pad_token_id, policy.device
+        )
+        logits, _ = response_logits(policy.model, batch)
+        parts = token_logprobs(logits, batch.targets, temperature).cpu().split(batch.lengths)
+        for i, part in zip(rows, parts, strict=True):
+            out[i] = part
+    return out
+
+
+def sequence_sums(parts: Sequence[Tensor]) -> Tensor:
+    """Sum of each row's values, [rows], in float64."""
+    return torch.stack([p.double().sum() for p in parts]) if parts else torch.zeros(0, dtype=torch.float64)
+
+
+@torch.no_grad()
+def sequence_kl(
+    policy: Policy,
+    reference: Policy,
+    prompts: Sequence[Ids],
+    responses: Sequence[Ids],
+    temperature: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """KL(policy || reference) per sequence on responses drawn from ``policy``: (k1, full), each [rows], nats.
+
+    k1 sums log pi/pi_ref of the drawn tokens (unbiased, can be negative); full sums the exact divergence over the
+    vocabulary at each position of the drawn sequences (unbiased, lower variance).
+    """
+    k1, full = torch.zeros(len(prompts), dtype=torch.float64), torch.zeros(len(prompts), dtype=torch.float64)
+    for rows in batches(prompts, responses):
+        batch = lay_out(
+            [prompts[i] for i in rows], [responses[i] for i in rows], policy.tokenizer.pad_token_id, policy.device
+        )
+        ours = (response_logits(policy.model, batch)[0] / temperature).log_softmax(1)
+        theirs = (response_logits(reference.model, batch)[0] / temperature).log_softmax(1)
+        sampled = (ours - theirs).gather(1, batch.targets[:, None])[:, 0]
+        exact = (ours.exp() * (ours - theirs)).sum(1)
+        index = torch.tensor(rows)
+        k1[index] = torch.stack([p.double().sum() for p in sampled.cpu().split(batch.lengths)])
+        full[index] = torch.stack([p.double().sum() for p in exact.cpu().split(batch.lengths)])
+    return k1, full

@@ -1,0 +1,331 @@
+"""Proximal policy optimisation for language models, in one sitting (Schulman et al. 2017; Ziegler et al. 2019).
+
+One step: draw a response to each of ``rollouts`` prompts, score it, and improve
+
+    sum over tokens of min(rho A, clip(rho, 1 - c, 1 + c) A),   rho = pi(y_t) / pi_old(y_t)
+
+with A from generalised advantage estimation on the token rewards
+    r_t = - kl_coef (log pi_old(y_t) - log pi_ref(y_t)) + [last token] (score - penalty if unfinished)
+so the fixed point is pi_ref exp(score / kl_coef) / Z. Details follow Huang et al. 2022 and 2024 ("N implementation
+details"): KL as k1 in the reward and never clamped, log-probabilities under the sampling temperature (1), padding in
+no statistic, score at the last real token, advantages whitened over the batch's real tokens, value clipping, Adam
+eps 1e-5, a gradient norm that is really clipped, losses divided by the tokens of the whole minibatch.
+Left out: adaptive KL control, reward whitening (the reward model is normalised), entropy bonus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from farm.lm.load import Lora, Policy, copy_frozen, load_policy, reference_of, save_policy, trainable
+from farm.lm.logprobs import (
+    batches,
+    hidden_states,
+    logprobs,
+    response_logits,
+    sequence_sums,
+    token_logprobs,
+)
+from farm.lm.prompts import Batch, Ids, encode_prompts, lay_out
+from farm.lm.sample import draw
+from farm.lm.train import rate, step
+from farm.methods import losses
+from farm.methods.task import Clock, Result, Task, checked, curve_of, curve_point, to_responses
+from farm.records import Budget, CurvePoint, Instruction, Record, Sampling, write
+from farm.seeds import rng
+
+
+class Config(BaseModel):
+    """Settings of PPO. The default rate suits a tiny model; for a pretrained one start at 1e-5 (full), 1e-4 (LoRA)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(60, ge=1, description="rollout batches")
+    rollouts: int = Field(256, ge=2, description="responses per step, one per prompt")
+    epochs: int = Field(2, ge=1, description="passes over each batch of rollouts")
+    minibatches: int = Field(2, ge=1, description="updates per pass")
+    lr: float = Field(1e-3, gt=0, description="first learning rate; falls linearly to its last step's share")
+    kl_coef: float = Field(0.1, ge=0, description="price of one nat of KL from the SFT policy, in reward units")
+    target_kl_stop: float | None = Field(None, gt=0, description="stop when KL exceeds this, nats per sequence")
+    clip: float = Field(0.2, gt=0, description="clip range of the probability ratio and of the value")
+    gae_lambda: float = Field(0.95, ge=0, le=1, description="lambda of advantage estimation; gamma is 1")
+    value: Literal["head", "network"] = Field("head", description="value head on the policy's trunk, or its own trunk")
+    value_coef: float = Field(0.1, ge=0, description="weight of the value loss")
+    max_grad_norm: float = Field(1.0, gt=0, description="largest gradient norm")
+    missing_eos_penalty: float = Field(1.0, ge=0, description="subtracted from the score of an unfinished response")
+    curve_every: int = Field(5, ge=1, description="steps between points of the curve")
+    lora: Lora | None = Field(None, description="train adapters; the reference is then the model without them")
+
+
+class StepLog(Record):
+    """One PPO step. ``kl`` is k1 against the SFT policy in nats per sequence; the rest are means over real tokens."""
+
+    step: int
+    score: float
+    kl: float
+    finished: float
+    mean_tokens: float
+    policy_loss: float
+    value_loss: float
+    clip_fraction: float
+    grad_norm: float
+    first_ratio_error: float
+    explained_variance: float
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """A batch of B drawn responses, packed by row: lists of [tokens] tensors, and scores [B]."""
+
+    prompts: list[Ids]
+    responses: list[Ids]
+    scores: Tensor
+    finished: list[bool]
+    reference: list[Tensor]
+    kl: float  # mean k1 of the draws, nats per sequence
+
+
+class Critic:
+    """Values of response tokens: a linear head, zero at the start, on the policy's hidden states or on its own trunk."""
+
+    def __init__(self, policy: Policy, own: Policy | None) -> None:
+        self.own = own
+        width = policy.model.config.hidden_size
+        self.head = torch.nn.Linear(width, 1, device=policy.device)
+        torch.nn.init.zeros_(self.head.weight)
+        torch.nn.init.zeros_(self.head.bias)
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [*self.head.parameters(), *(trainable(self.own) if self.own else [])]
+
+    def __call__(self, hidden: Tensor, batch: Batch) -> Tensor:
+        if self.own is not None:
+            hidden = hidden_states(self.own.model, batch)[batch.predicts]
+        return self.head(hidden.float())[:, 0]  # type: ignore[no-any-return]
+
+
+def run(task: Task, config: Config) -> Result:
+    """Train from ``task.sft`` against ``task.score``; writes the policy, its curve and ``steps.jsonl``.
+
+    Raises DataError without prompts or reward, TrainError when a reward, loss or gradient is not finite.
+    """
+    task.need("ppo", score=True)
+    clock = Clock()
+    policy = load_policy(task.sft, lora=config.lora, name="ppo", seed=task.seed)
+    frozen = copy_frozen(policy) if config.lora is None else None
+    critic = Critic(policy, load_policy(task.sft, name="value") if config.value == "network" else None)
+    parameters = trainable(policy) + critic.parameters()
+    optimizer = torch.optim.AdamW(parameters, lr=config.lr, eps=1e-5, weight_decay=0.0, fused=True)
+    source = prompt_stream(task.instructions, config.rollouts, task.seed)
+    prompts = dict(zip((i.id for i in task.instructions), encode_prompts(task.instructions, policy.tokenizer), strict=True))
+    logs: list[StepLog] = []
+    points: list[CurvePoint] = [p for p in [_point(task, policy, frozen, 0)] if p]
+    sequences = tokens = trained = done = 0
+    for number in range(1, config.steps + 1):
+        chosen = next(source)
+        data = roll_out(task, policy, frozen, chosen, [prompts[i.id] for i in chosen], number, config)
+        sequences += len(chosen)
+        tokens += sum(len(r) for r in data.responses)
+        if config.target_kl_stop is not None and data.kl > config.target_kl_stop:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * rate(number - 1, config.steps, 0.0, "linear")
+        log = improve(policy, critic, optimizer, parameters, data, config, task.seed, number)
+        logs.append(log)
+        trained += config.epochs * sum(len(p) + len(r) for p, r in zip(data.prompts, data.responses, strict=True))
+        done = number
+        if number % config.curve_every == 0 and number < config.steps:
+            points += [p for p in [_point(task, policy, frozen, number)] if p]
+        if task.progress is not None:
+            task.progress(number, config.steps, {"score": log.score, "kl": log.kl, "tokens": log.mean_tokens})
+    if not points or points[-1].x < done:
+        points += [p for p in [_point(task, policy, frozen, done)] if p]
+    save_policy(policy, task.folder / "policy")
+    write(task.folder / "steps.jsonl", logs)
+    budget = Budget(
+        generated_sequences=sequences,
+        generated_tokens=tokens,
+        reward_scorings=sequences,
+        train_tokens=trained,
+        updates=done * config.epochs * config.minibatches,
+        seconds=clock.seconds,
+    )
+    return Result(
+        method="ppo", policy="policy", curve=curve_of(task, "ppo", "step", points), budget=budget, notes={"steps": done}
+    ).save(task.folder)
+
+
+def prompt_stream(instructions: Sequence[Instruction], count: int, seed: int) -> Iterator[list[Instruction]]:
+    """Batches of ``count`` instructions without end: keyed shuffles of all of them, one after another."""
+    epoch, queue = 0, list[Instruction]()
+    while True:
+        while len(queue) < count:
+            order = rng(seed, "ppo prompts", epoch).permutation(len(instructions)).tolist()
+            queue += [instructions[i] for i in order]
+            epoch += 1
+        yield queue[:count]
+        queue = queue[count:]
+
+
+def roll_out(
+    task: Task,
+    policy: Policy,
+    frozen: Policy | None,
+    instructions: Sequence[Instruction],
+    prompts: list[Ids],
+    number: int,
+    config: Config,
+) -> Rollouts:
+    """One response per instruction from the full distribution at temperature 1, with score and reference."""
+    sampling = Sampling(temperature=1.0, max_tokens=task.sampling.max_tokens, seed=task.seed)
+    keys = [f"{i.id}/{place}" for place, i in enumerate(instructions)]  # a small prompt set may repeat in a batch
+    draws = draw(policy, prompts, keys, 1, sampling, purpose=f"ppo {number}")
+    responses = to_responses(policy, instructions, draws, "ppo", sampling)
+    assert task.score is not None  # noqa: S101 - need() has seen to it
+    scores = torch.tensor(checked("ppo", task.score(instructions, responses), responses))
+    finished = [d.finished for d in draws]
+    scores = scores - config.missing_eos_penalty * (~torch.tensor(finished))
+    ids = [d.ids for d in draws]
+    with reference_of(policy, frozen) as reference:
+        theirs = logprobs(reference, prompts, ids)
+    kl = sum(sum(d.logprobs) for d in draws) - float(sequence_sums(theirs).sum())
+    return Rollouts(prompts, ids, scores, finished, theirs, kl / len(draws))
+
+
+def improve(
+    policy: Policy,
+    critic: Critic,
+    optimizer: torch.optim.Optimizer,
+    parameters: list[torch.nn.Parameter],
+    data: Rollouts,
+    config: Config,
+    seed: int,
+    number: int,
+) -> StepLog:
+    """Update on one batch of rollouts: ``epochs`` passes in ``minibatches`` parts. Raises TrainError on a bad loss."""
+    count = len(data.responses)
+    orders = [rng(seed, "ppo order", number, e).permutation(count).tolist() for e in range(config.epochs)]
+    cuts = [[order[k :: config.minibatches] for k in range(config.minibatches)] for order in orders]
+    cuts = [[rows for rows in pass_ if rows] for pass_ in cuts]
+    # Old values are computed in the very batches of the first pass: its first ratio is then 1 to the bit.
+    old, values = _evaluate(policy, critic, data, cuts[0])
+    mask = pad_sequence([torch.ones(len(r), dtype=torch.bool) for r in data.responses], batch_first=True)
+    rewards = token_rewards(old, data.reference, data.scores, config.kl_coef)
+    advantages, returns = losses.gae(rewards, pad_sequence(values, batch_first=True), mask, 1.0, config.gae_lambda)
+    packed = [(a[:n], r[:n]) for a, r, n in zip(losses.whiten(advantages, mask), returns, mask.sum(1).tolist(), strict=True)]
+    totals: dict[str, float] = {}
+    norms: list[float] = []
+    first_error = 0.0
+    for pass_ in cuts:
+        for rows in pass_:
+            total = sum(len(data.responses[i]) for i in rows)
+            for part in _parts(data, rows):
+                loss, stats = _part_loss(policy, critic, data, part, old, values, packed, config)
+                if not norms:
+                    first_error = max(first_error, stats.pop("ratio_error"))
+                stats.pop("ratio_error", None)
+                (loss / total).backward()  # type: ignore[no-untyped-call]
+                for k, v in stats.items():
+                    totals[k] = totals.get(k, 0.0) + v
+            norms.append(step(optimizer, parameters, config.max_grad_norm))
+    seen = config.epochs * int(mask.sum())
+    everything = losses.masked_mean(returns, mask)
+    spread = losses.masked_mean((returns - everything).square(), mask)
+    unexplained = losses.masked_mean((returns - pad_sequence(values, batch_first=True)).square(), mask)
+    return StepLog(
+        step=number,
+        score=float(data.scores.mean()),
+        kl=float((sequence_sums(old) - sequence_sums(data.reference)).mean()),
+        finished=sum(data.finished) / count,
+        mean_tokens=float(mask.sum()) / count,
+        policy_loss=totals["policy"] / seen,
+        value_loss=totals["value"] / seen,
+        clip_fraction=totals["clipped"] / seen,
+        grad_norm=sum(norms) / len(norms),
+        first_ratio_error=first_error,
+        explained_variance=float(1 - unexplained / spread.clamp(min=1e-12)),
+    )
+
+
+def token_rewards(old: Sequence[Tensor], reference: Sequence[Tensor], scores: Tensor, kl_coef: float) -> Tensor:
+    """Rewards [B, T]: minus the KL price on every token, plus the score on the last real one."""
+    rows = []
+    for ours, theirs, score in zip(old, reference, scores, strict=True):
+        row = -kl_coef * losses.k1(ours, theirs)
+        row[-1] += score
+        rows.append(row)
+    return pad_sequence(rows, batch_first=True)
+
+
+def _parts(data: Rollouts, rows: list[int]) -> Iterator[list[int]]:
+    """A minibatch in parts of like length that fit memory, always the same for the same rows."""
+    rows = sorted(rows)
+    for part in batches([data.prompts[i] for i in rows], [data.responses[i] for i in rows]):
+        yield [rows[k] for k in part]
+
+
+def _forward(policy: Policy, critic: Critic, data: Rollouts, part: list[int]) -> tuple[Tensor, Tensor, Batch]:
+    """Log-probabilities [N], values [N] of the response tokens of some rows."""
+    batch = lay_out(
+        [data.prompts[i] for i in part], [data.responses[i] for i in part], policy.tokenizer.pad_token_id, policy.device
+    )
+    logits, hidden = response_logits(policy.model, batch)
+    return token_logprobs(logits, batch.targets), critic(hidden, batch), batch
+
+
+@torch.no_grad()
+def _evaluate(
+    policy: Policy, critic: Critic, data: Rollouts, minibatches: list[list[int]]
+) -> tuple[list[Tensor], list[Tensor]]:
+    old: list[Any] = [None] * len(data.responses)
+    values: list[Any] = [None] * len(data.responses)
+    for rows in minibatches:
+        for part in _parts(data, rows):
+            logp, value, batch = _forward(policy, critic, data, part)
+            split = zip(part, logp.cpu().split(batch.lengths), value.cpu().split(batch.lengths), strict=True)
+            for i, a, b in split:
+                old[i], values[i] = a, b
+    return old, values
+
+
+def _part_loss(
+    policy: Policy,
+    critic: Critic,
+    data: Rollouts,
+    part: list[int],
+    old: list[Tensor],
+    values: list[Tensor],
+    packed: list[tuple[Tensor, Tensor]],
+    config: Config,
+) -> tuple[Tensor, dict[str, float]]:
+    """Summed loss over the tokens of some rows, and summed statistics."""
+    logp, value, _ = _forward(policy, critic, data, part)
+    before, guess = (torch.cat([x[i] for i in part]).to(policy.device) for x in (old, values))
+    advantage, returns = (torch.cat([packed[i][k] for i in part]).to(policy.device) for k in (0, 1))
+    each, ratio, clipped = losses.ppo_policy(logp, before, advantage, config.clip)
+    worth = losses.ppo_value(value, guess, returns, config.clip)
+    stats = {
+        "policy": float(each.detach().sum()),
+        "value": float(worth.detach().sum()),
+        "clipped": float(clipped.sum()),
+        "ratio_error": float((ratio.detach() - 1).abs().max()),
+    }
+    return each.sum() + config.value_coef * worth.sum(), stats
+
+
+def _point(task: Task, policy: Policy, frozen: Policy | None, x: int) -> CurvePoint | None:
+    def under(prompts: list[Ids], responses: list[Ids]) -> list[float]:
+        with reference_of(policy, frozen) as reference:
+            sums: list[float] = sequence_sums(
+                logprobs(reference, prompts, responses, task.sampling.temperature or 1.0)
+            ).tolist()
+        return sums
+
+    return curve_point(task, policy, under, float(x))

@@ -1,0 +1,1 @@
+"""Results for people and for programs: summary.json and one HTML file."""

@@ -1,0 +1,256 @@
+"""Charts as static SVG: Altair describes them, vl-convert draws them without a browser or a network.
+
+Colours are written as the light theme's hex values, so that a saved SVG is complete on its own; :func:`themed` swaps
+them for CSS variables in the HTML page, which then follows the reader's light or dark theme.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from farm.report.summary import CurveRow, Summary
+from farm.study.contrasts import Contrast
+
+INK, MUTED, GRID, AXIS = "#1f2733", "#5b6675", "#e4e8ed", "#98a3b0"
+SERIES = ("#2563a8", "#c2492f", "#2a8a5c", "#8a4fb0", "#b0791a", "#1b8f9e", "#b03a76", "#6b7a1f", "#7a5a44", "#55607a")
+THEME = {INK: "ink", MUTED: "muted", GRID: "grid", AXIS: "axis"} | {c: f"s{k}" for k, c in enumerate(SERIES)}
+
+
+def themed(svg: str, name: str) -> str:
+    """An SVG made fit for a page: colours as CSS variables, ids made unique by ``name``, width left to the page."""
+    for colour, variable in THEME.items():
+        svg = svg.replace(f'"{colour}"', f'"var(--{variable})"')
+    svg = re.sub(r'id="([\w-]+)"', rf'id="{name}-\1"', svg)
+    svg = re.sub(r"url\(#([\w-]+)\)", rf"url(#{name}-\1)", svg)
+    return svg.replace('class="marks"', 'class="chart" role="img"', 1)
+
+
+def colours(summary: Summary) -> dict[str, str]:
+    """Method -> colour, the same in every chart; the palette repeats after ten methods."""
+    names = list(dict.fromkeys([r.method for r in summary.rows] + [c.method for c in summary.curves]))
+    return {name: SERIES[k % len(SERIES)] for k, name in enumerate(names)}
+
+
+def win_rates(summary: Summary) -> str | None:
+    """Dot plot of win rates with intervals; the length-controlled rate as a hollow dot, the human one as a diamond."""
+    import altair as alt
+
+    rows = [_rate_row(summary, level) for level in summary.levels if level.measure == "win_rate"]
+    rows = [row for row in rows if row["rate"] is not None]
+    if not rows:
+        return None
+    order = [row["method"] for row in sorted(rows, key=lambda row: -row["rate"])]
+    y = alt.Y("method:N", sort=order, title=None, axis=alt.Axis(labelLimit=220, ticks=False, domain=False, grid=True))
+    x = _x_share("rate", f"win rate against {summary.reference}, percent")
+    base = alt.Chart(alt.Data(values=rows))
+    tint = _tint(summary)
+    marks = [alt.Chart(alt.Data(values=[{"v": 50}])).mark_rule(color=AXIS, strokeDash=[2, 3]).encode(x=alt.X("v:Q"))]
+    marks.append(base.mark_rule(strokeWidth=2.5).encode(y=y, x=alt.X("low:Q"), x2="high:Q", color=tint))
+    marks.append(base.mark_point(filled=True, size=75, opacity=1).encode(y=y, x=x, color=tint))
+    marks.append(base.mark_point(size=75, strokeWidth=1.6, opacity=1).encode(y=y, x=alt.X("lc:Q"), color=tint))
+    if any(row["human"] is not None for row in rows):
+        marks.append(
+            base.mark_point(shape="diamond", size=75, strokeWidth=1.6, opacity=1).encode(
+                y=y, x=alt.X("human:Q"), color=alt.value(INK)
+            )
+        )
+    return _svg(alt.layer(*marks).properties(width=640, height=alt.Step(27)))
+
+
+def _rate_row(summary: Summary, level: Contrast) -> dict[str, Any]:
+    e = level.estimate
+    rows = [row for row in summary.rows if row.method == level.method]
+    lc = [row.lc_win_rate for row in rows if row.lc_win_rate is not None]
+    human = [row.human_win_rate.value for row in rows if row.human_win_rate and row.human_win_rate.value is not None]
+    return {
+        "method": level.method,
+        "rate": _hundred(e.value),
+        "low": _hundred(e.ci95_low if e.ci95_low is not None else e.value),
+        "high": _hundred(e.ci95_high if e.ci95_high is not None else e.value),
+        "lc": _hundred(sum(lc) / len(lc)) if lc else None,
+        "human": _hundred(sum(human) / len(human)) if human else None,
+    }
+
+
+def _hundred(value: float | None) -> float | None:
+    return None if value is None else 100 * value
+
+
+def _x_share(field: str, title: str) -> Any:
+    import altair as alt
+
+    return alt.X(f"{field}:Q", title=title, scale=alt.Scale(zero=False, nice=True, padding=8))
+
+
+def curve(summary: Summary, method: str) -> str | None:
+    """Gold (solid, left axis) and proxy (dashed, right axis) of one method against its own x, with 95% bands."""
+    import altair as alt
+
+    points = averaged([c for c in summary.curves if c.method == method])
+    if len(points) < 2:
+        return None
+    colour, name = colours(summary)[method], points[0]["x_name"]
+    log = name == "n" and points[0]["x"] > 0
+    scale = alt.Scale(type="log", base=2, nice=False) if log else alt.Scale(nice=False)
+    ticks = [p["x"] for p in points if math.log2(p["x"]) % 1 == 0] if log else alt.Undefined
+    axis = alt.Axis(grid=False, values=ticks, format="d", labelOverlap=True)
+    x = alt.X("x:Q", title=f"{name} (log scale)" if log else name, scale=scale, axis=axis)
+    base = alt.Chart(alt.Data(values=points))
+    layers = []
+    if all(p["gold"] is not None for p in points):
+        y = alt.Y("gold:Q", title="gold (solid)", scale=alt.Scale(zero=False), axis=alt.Axis(titleColor=colour))
+        band = base.mark_area(opacity=0.18, color=colour).encode(
+            x=x, y=alt.Y("gold_low:Q", title=None), y2="gold_high:Q"
+        )
+        line = base.mark_line(color=colour, strokeWidth=2.4, point=_dot(colour)).encode(x=x, y=y)
+        layers.append(band + line + _peak_rule(summary, method, x))
+    y = alt.Y(
+        "proxy:Q",
+        title="proxy (dashed)",
+        scale=alt.Scale(zero=False),
+        axis=alt.Axis(grid=False, orient="right", titleColor=MUTED),
+    )
+    band = base.mark_area(opacity=0.14, color=MUTED).encode(x=x, y=alt.Y("proxy_low:Q", title=None), y2="proxy_high:Q")
+    layers.append(band + base.mark_line(color=MUTED, strokeWidth=1.8, strokeDash=[5, 4]).encode(x=x, y=y))
+    return _svg(alt.layer(*layers).resolve_scale(y="independent").properties(width=400, height=220))
+
+
+def _peak_rule(summary: Summary, method: str, x: Any) -> Any:
+    import altair as alt
+
+    found = [v for v in summary.verdicts if v.method == method and v.over_optimized and v.peak_x is not None]
+    values = [{"x": v.peak_x} for v in found if v.peak_x or x.scale.type != "log"]
+    return alt.Chart(alt.Data(values=values)).mark_rule(color=AXIS, strokeDash=[2, 3]).encode(x=x)
+
+
+def _dot(colour: str) -> Any:
+    import altair as alt
+
+    return alt.OverlayMarkDef(filled=True, size=22, color=colour)
+
+
+def against_kl(summary: Summary, measure: str) -> str | None:
+    """``measure`` ("gold" or "proxy") of all methods against KL on a square-root axis, 95% bands, one colour each."""
+    import altair as alt
+
+    points = [
+        p
+        for m in dict.fromkeys(c.method for c in summary.curves)
+        for p in averaged([c for c in summary.curves if c.method == m])
+        if p["kl"] is not None and p[measure] is not None
+    ]
+    if len(points) < 2:
+        return None
+    dash = [5, 4] if measure == "proxy" else [1, 0]
+    # Vega would sort a line by x; the order of optimisation matters, because KL need not increase.
+    x = alt.X(
+        "kl:Q", title="KL from the SFT policy, nats per sequence (square-root axis)", scale=alt.Scale(type="sqrt")
+    )
+    axes = {"x": x, "color": _tint(summary), "order": alt.Order("k:Q")}
+    y = alt.Y(f"{measure}:Q", title=f"{measure} reward", scale=alt.Scale(zero=False))
+    base = alt.Chart(alt.Data(values=points))
+    band = base.mark_errorband(opacity=0.15).encode(
+        x=x, y=alt.Y(f"{measure}_low:Q", title=f"{measure} reward"), y2=f"{measure}_high:Q", color=_tint(summary)
+    )
+    line = base.mark_line(strokeWidth=2.2, strokeDash=dash, point=alt.OverlayMarkDef(filled=True, size=20)).encode(
+        y=y, **axes
+    )
+    return _svg((band + line).properties(width=420, height=270))
+
+
+def averaged(rows: Sequence[CurveRow]) -> list[dict[str, Any]]:
+    """Mean over seeds at every x of one method, with 95% bounds from the larger of seed spread and standard errors."""
+    groups: dict[float, list[CurveRow]] = {}
+    for row in rows:
+        groups.setdefault(row.x, []).append(row)
+    points = []
+    for k, x in enumerate(sorted(groups)):
+        group = groups[x]
+        point: dict[str, Any] = {"k": k, "x": x, "x_name": group[0].x_name, "method": group[0].method}
+        point["kl"] = _mean([row.kl for row in group])
+        for name in ("gold", "proxy"):
+            values = [getattr(row, name) for row in group]
+            middle = _mean(values)
+            half = _half([v for v in values if v is not None], [getattr(row, f"{name}_se") for row in group])
+            point[name] = middle
+            point[f"{name}_low"] = None if middle is None else middle - half
+            point[f"{name}_high"] = None if middle is None else middle + half
+        points.append(point)
+    return points
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def _half(values: Sequence[float], errors: Sequence[float | None]) -> float:
+    n = len(values)
+    within = sum(e * e for e in errors if e is not None) / n**2 if n else 0.0
+    middle = sum(values) / n if n else 0.0
+    between = sum((v - middle) ** 2 for v in values) / (n - 1) / n if n > 1 else 0.0
+    return 1.96 * math.sqrt(max(within, between))
+
+
+def correlation(summary: Summary) -> str | None:
+    """Simulated against human win rate of every method, error bars both ways, the diagonal for comparison."""
+    import altair as alt
+
+    sides: dict[str, dict[str, Contrast]] = {"win_rate": {}, "human_win_rate": {}}
+    for level in summary.levels:
+        if level.measure in sides and level.estimate.value is not None:
+            sides[level.measure][level.method] = level
+    rows = [
+        _corner(m, sides["win_rate"][m], sides["human_win_rate"][m])
+        for m in sides["win_rate"]
+        if m in sides["human_win_rate"]
+    ]
+    if len(rows) < 2:
+        return None
+    low, high = min(min(r["x0"], r["y0"]) for r in rows), max(max(r["x1"], r["y1"]) for r in rows)
+    domain = [max(0.0, low - 4), min(100.0, high + 4)]
+    x = alt.X("x:Q", title="simulated win rate, percent", scale=alt.Scale(domain=domain, nice=False))
+    y = alt.Y("y:Q", title="human win rate, percent", scale=alt.Scale(domain=domain, nice=False))
+    base = alt.Chart(alt.Data(values=rows))
+    tint = _tint(summary)
+    diagonal = alt.Chart(alt.Data(values=[{"x": v, "y": v} for v in domain])).mark_line(color=AXIS, strokeDash=[2, 3])
+    chart = alt.layer(
+        diagonal.encode(x=x, y=y),
+        base.mark_rule(strokeWidth=1.4, opacity=0.75).encode(x=alt.X("x0:Q"), x2="x1:Q", y=y, color=tint),
+        base.mark_rule(strokeWidth=1.4, opacity=0.75).encode(x=x, y=alt.Y("y0:Q"), y2="y1:Q", color=tint),
+        base.mark_point(filled=True, size=65, opacity=1).encode(x=x, y=y, color=tint),
+        base.mark_text(align="left", dx=8, dy=-8, fontSize=12, color=INK).encode(x=x, y=y, text="method:N"),
+    )
+    return _svg(chart.properties(width=430, height=340))
+
+
+def _corner(method: str, first: Contrast, second: Contrast) -> dict[str, Any]:
+    row: dict[str, Any] = {"method": method}
+    for name, e in (("x", first.estimate), ("y", second.estimate)):
+        row[name] = _hundred(e.value)
+        row[f"{name}0"] = _hundred(e.ci95_low if e.ci95_low is not None else e.value)
+        row[f"{name}1"] = _hundred(e.ci95_high if e.ci95_high is not None else e.value)
+    return row
+
+
+def _tint(summary: Summary) -> Any:
+    import altair as alt
+
+    palette = colours(summary)
+    scale = alt.Scale(domain=list(palette), range=list(palette.values()))
+    return alt.Color("method:N", scale=scale, legend=None)
+
+
+def _svg(chart: Any) -> str:
+    import vl_convert
+
+    chart = chart.configure(background="transparent", font="system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif")
+    chart = chart.configure_axis(
+        labelColor=MUTED, titleColor=INK, gridColor=GRID, domainColor=AXIS, tickColor=AXIS,
+        labelFontSize=12, titleFontSize=12.5, titleFontWeight="normal", titlePadding=8,
+    )  # fmt: skip
+    svg: str = vl_convert.vegalite_to_svg(chart.configure_view(stroke=None).to_json())
+    return svg

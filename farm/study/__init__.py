@@ -1,0 +1,1 @@
+"""What the numbers say together: contrasts, agreement, rank correlation, over-optimization. Records in, records out."""

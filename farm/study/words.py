@@ -1,0 +1,46 @@
+"""Numbers as a reader wants them in a sentence or a table."""
+
+from __future__ import annotations
+
+from farm.records import Estimate
+
+MISSING = "not estimable"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number with about three significant digits; a true minus sign; 'not estimable' for None."""
+    if value is None:
+        return MISSING
+    places = max(0, digits - (abs(value) >= 10) - (abs(value) >= 100))
+    text = f"{value:,.{places}f}"
+    return ("\u2212" + text[1:] if float(text.replace(",", "")) else text[1:]) if text.startswith("-") else text
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share in [0, 1] as a percentage."""
+    return MISSING if value is None else f"{number(100 * value, digits)}%"
+
+
+def interval(estimate: Estimate, scale: float = 1.0, digits: int = 2) -> str:
+    """``value [low, high]``; only the value when there is no interval."""
+    if estimate.value is None:
+        return MISSING
+    text = number(scale * estimate.value, digits)
+    if estimate.ci95_low is None or estimate.ci95_high is None:
+        return f"{text} (no interval)"
+    return f"{text} [{number(scale * estimate.ci95_low, digits)}, {number(scale * estimate.ci95_high, digits)}]"
+
+
+def above_zero(estimate: Estimate) -> bool:
+    """Whether the whole 95% interval lies above zero."""
+    return estimate.ci95_low is not None and estimate.ci95_low > 0
+
+
+def below_zero(estimate: Estimate) -> bool:
+    """Whether the whole 95% interval lies below zero."""
+    return estimate.ci95_high is not None and estimate.ci95_high < 0
+
+
+def listed(names: list[str]) -> str:
+    """Names joined with commas and a final 'and'."""
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1] if names else ""

@@ -1,0 +1,46 @@
+"""The shipped pool, a corpus, and a call of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from judge_corpus import MODELS, Corpus, corpus
+
+from farm.annotate.engine import annotate
+from farm.annotate.ledger import Ledger
+from farm.annotate.pool import Pool, load_pool
+from farm.lm.endpoints import InProcess
+from farm.records import Judgement
+from farm.world.judge import ScriptedJudge
+
+
+@pytest.fixture(scope="session")
+def pool() -> Pool:
+    return load_pool("farm13")
+
+
+@pytest.fixture(scope="session")
+def small() -> Corpus:
+    return corpus(400)
+
+
+@pytest.fixture
+def judge_all(tmp_path: Path, pool: Pool) -> Callable[..., list[Judgement]]:
+    """annotate() with the in-process judge and a ledger in the test's folder, everything overridable."""
+
+    def run(made: Corpus, **changes: Any) -> list[Judgement]:
+        path = changes.pop("path", tmp_path / "ledger.sqlite")
+        settings: dict[str, Any] = {
+            "models": MODELS,
+            "endpoint": InProcess(ScriptedJudge()),
+            "seed": 1,
+            "purpose": "train",
+        }
+        chosen = changes.pop("pool", pool)
+        with Ledger(path) as ledger:
+            return annotate(made.pairs, made.instructions, made.responses, chosen, ledger=ledger, **settings | changes)
+
+    return run

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from judge_corpus import Corpus, corpus
+
+from farm.annotate.noise import overwritten, settle
+from farm.errors import DataError
+from farm.records import Judgement, Outcome, Pair
+
+PAIRS = corpus(4000).pairs
+
+
+def act(pair: Pair, winner: str | None, annotator: str = "a01", outcome: Outcome | None = None) -> Judgement:
+    outcome = outcome or (Outcome.DECIDED if winner else Outcome.UNPARSEABLE)
+    return Judgement(
+        pair_id=pair.id,
+        instruction_id=pair.instruction_id,
+        annotator=annotator,
+        shown=(pair.a, pair.b),
+        outcome=outcome,
+        winner_id=winner,
+    )
+
+
+def test_without_noise_a_label_is_the_vote() -> None:
+    preferences = settle([act(p, p.b) for p in PAIRS[:9]], PAIRS[:9], seed=1)
+    assert [p.winner_id for p in preferences] == [p.b for p in PAIRS[:9]]
+    assert not any(p.flipped for p in preferences)
+
+
+def test_a_quarter_of_labels_is_flipped_and_marked() -> None:
+    preferences = settle([act(p, p.a) for p in PAIRS], PAIRS, flip=0.25, seed=1)
+    wrong = [p.winner_id != pair.a for p, pair in zip(preferences, PAIRS, strict=True)]
+    assert sum(wrong) / len(PAIRS) == pytest.approx(0.25, abs=0.025)
+    assert [p.flipped for p in preferences] == wrong
+
+
+def test_half_of_the_acts_are_overwritten() -> None:
+    skip = overwritten(0.25, seed=1)
+    assert sum(skip(p.id, "a01") for p in PAIRS) / len(PAIRS) == pytest.approx(0.5, abs=0.03)
+    assert not any(overwritten(0.0, seed=1)(p.id, "a01") for p in PAIRS)
+
+
+def test_noise_is_keyed_by_pair_annotator_and_seed() -> None:
+    base = settle([act(p, p.a) for p in PAIRS[:300]], PAIRS[:300], flip=0.25, seed=1)
+    shuffled = settle([act(p, p.a) for p in reversed(PAIRS[:300])], PAIRS[100:300] + PAIRS[:100], flip=0.25, seed=1)
+    assert {p.pair_id: p.winner_id for p in base} == {p.pair_id: p.winner_id for p in shuffled}
+    assert base != settle([act(p, p.a) for p in PAIRS[:300]], PAIRS[:300], flip=0.25, seed=2)
+    other = settle([act(p, p.a, "a02") for p in PAIRS[:300]], PAIRS[:300], flip=0.25, seed=1)
+    assert [p.winner_id for p in base] != [p.winner_id for p in other]
+
+
+def test_skipped_acts_get_the_label_they_would_have_got() -> None:
+    skip = overwritten(0.25, seed=3)
+    asked = settle([act(p, p.a) for p in PAIRS], PAIRS, flip=0.25, seed=3)
+    spared = settle(
+        [act(p, None, outcome=Outcome.SKIPPED) if skip(p.id, "a01") else act(p, p.a) for p in PAIRS],
+        PAIRS,
+        flip=0.25,
+        seed=3,
+    )
+    assert [(p.pair_id, p.winner_id) for p in asked] == [(p.pair_id, p.winner_id) for p in spared]
+
+
+def test_failures_are_not_labels() -> None:
+    a, b, c = PAIRS[:3]
+    outcomes = [o for o in Outcome if o not in (Outcome.DECIDED, Outcome.TIE, Outcome.IDENTICAL)]
+    acts = [act(a, None, f"a{i:02d}", o) for i, o in enumerate(outcomes)] + [act(b, b.b), act(c, None, outcome=Outcome.TIE)]
+    preferences = settle(acts, [a, b, c], seed=1)
+    assert [(p.pair_id, p.winner_id, p.probability) for p in preferences] == [(b.id, b.b, 1.0), (c.id, None, 0.5)]
+
+
+def test_votes_of_several_annotators() -> None:
+    a, b, c = PAIRS[:3]
+    acts = [act(a, a.a, "x"), act(a, a.b, "y"), act(a, a.b, "z")]
+    acts += [act(b, b.a, "x"), act(b, b.b, "y")]
+    acts += [act(c, c.a, "x"), act(c, None, "y")]
+    first, second, third = settle(acts, [a, b, c], seed=1)
+    assert (first.winner_id, len(first.judgements)) == (a.b, 3)
+    assert (second.winner_id, second.probability) == (None, 0.5)
+    assert (third.winner_id, len(third.judgements)) == (c.a, 1)
+
+
+def test_identical_texts_stay_a_tie_under_noise() -> None:
+    acts = [act(p, None, outcome=Outcome.IDENTICAL) for p in PAIRS[:200]]
+    assert {p.winner_id for p in settle(acts, PAIRS[:200], flip=0.5, seed=1)} == {None}
+
+
+def test_engine_and_noise_agree_on_what_is_skipped(small: Corpus, judge_all: Callable[..., list[Judgement]]) -> None:
+    skip = overwritten(0.25, seed=1)
+    asked = settle(judge_all(small), small.pairs, flip=0.25, seed=1)
+    spared_acts = judge_all(small, skip=skip)
+    spared = settle(spared_acts, small.pairs, flip=0.25, seed=1)
+    assert sum(j.outcome is Outcome.SKIPPED for j in spared_acts) > 150
+    # Prompts of several pairs are packed otherwise when pairs are left out, so a few asked labels may differ.
+    noisy = {p.pair_id for p in asked if any(skip(p.pair_id, j.annotator) for j in spared_acts if j.pair_id == p.pair_id)}
+    assert {p.pair_id: p.winner_id for p in asked if p.pair_id in noisy} == {
+        p.pair_id: p.winner_id for p in spared if p.pair_id in noisy
+    }
+
+
+@pytest.mark.parametrize("flip", [-0.1, 0.51, float("nan")])
+def test_bad_rates(flip: float) -> None:
+    with pytest.raises(DataError, match="flip"):
+        settle([], [], flip=flip, seed=1)
+
+
+def test_a_judgement_of_another_pair_is_refused() -> None:
+    with pytest.raises(DataError, match="not among the pairs"):
+        settle([act(PAIRS[0], PAIRS[0].a)], PAIRS[1:2], seed=1)
