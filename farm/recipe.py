@@ -121,10 +121,14 @@ class BestOfNCurve(Settings):
 
 
 class Study(Settings):
-    """What is measured across policies. ``curve_instructions`` of ``val`` carry the training curves."""
+    """What is measured across policies. ``curve_instructions`` of ``val`` carry the training curves. The first
+    ``agreement_pairs`` pairs are judged by every annotator of the pool, and where there are simulated humans by
+    ``agreement_votes`` of them."""
 
     best_of_n: BestOfNCurve | None = BestOfNCurve()
     curve_instructions: int = Field(400, ge=2)
+    agreement_pairs: int = Field(0, ge=0)
+    agreement_votes: int = Field(4, ge=2)
 
 
 class Recipe(Settings):

@@ -139,3 +139,11 @@ def file_fingerprint(path: Path) -> str:
             while block := f.read(1 << 20):
                 h.update(block)
     return h.hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's value, or None when there is no readable one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

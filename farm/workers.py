@@ -10,12 +10,12 @@ from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for
-from typing import Any, TypeVar
+from typing import Any
 
 from farm.errors import RunError
 
-T = TypeVar("T")
-Each = Callable[[Callable[..., T], Sequence[tuple[Any, ...]]], list[T]]
+Call = tuple[Any, ...]  # a function of some module, then its arguments
+Each = Callable[[Sequence[Call]], list[Any]]
 
 
 def _follow_parent() -> None:
@@ -37,16 +37,16 @@ def _prepare(threads: int) -> None:
 
 
 @contextmanager
-def pool(jobs: int, threads: int = 1) -> Iterator[Each[Any]]:
-    """Yield ``each(function, argument tuples)``: results in the order of the arguments, ``jobs`` at a time.
+def pool(jobs: int, threads: int = 1) -> Iterator[Each]:
+    """Yield ``each(calls)``: results in the order of the calls, ``jobs`` of them at a time, begun in that order.
 
-    The first error of a call ends the level: calls not yet begun are dropped, running ones may finish their step.
+    The first error ends the level: calls not yet begun are dropped, running ones may finish their step.
     """
     context = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(jobs, mp_context=context, initializer=_prepare, initargs=(threads,))
 
-    def each(function: Callable[..., T], arguments: Sequence[tuple[Any, ...]]) -> list[T]:
-        futures = [executor.submit(function, *args) for args in arguments]
+    def each(calls: Sequence[Call]) -> list[Any]:
+        futures = [executor.submit(function, *arguments) for function, *arguments in calls]
         done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
         failed = [f for f in futures if f in done and f.exception() is not None]
         if failed:

@@ -183,8 +183,10 @@ class Parser:
         if not last:
             return set()
         # A verdict taken back in the same breath ("Verdict: m. No: Verdict: M") is seen by its first word.
-        earlier = (self._anchored(p) or {self._exact(word) for word in p.split(None, 1)[:1]} for p in parts[1:-1])
-        return last | {v for votes in earlier for v in votes if v is not None}
+        for part in parts[1:-1]:
+            first_word = self._exact("".join(part.split(None, 1)[:1]))
+            last |= self._anchored(part) or ({first_word} if first_word is not None else set())
+        return last
 
     def _lines(self, text: str, count: int) -> list[set[bool]]:
         if not self.form.numbered:

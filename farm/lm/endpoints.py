@@ -183,11 +183,8 @@ class OpenAIEndpoint:
 
         try:
             data = await self._call(client, request)
-        except openai.APITimeoutError:
-            raise CallError("retry", f"{self.base_url} did not answer within {self.timeout:g} s") from None
         except openai.APIConnectionError as e:
-            cause = self._scrub(str(e.__cause__ or e))
-            raise CallError("connection", f"{self.base_url} cannot be reached ({cause})") from None
+            raise self._unanswered(e) from None
         except openai.APIStatusError as e:
             raise self._classify(e.status_code, self._detail(e), dict(e.response.headers)) from None
         except openai.OpenAIError as e:
@@ -236,6 +233,19 @@ class OpenAIEndpoint:
         client, self._client = self._client, None
         if client is not None:
             await client.close()
+
+    def _unanswered(self, error: Exception) -> CallError:
+        """No HTTP answer: nobody there, cut off, or too slow. The SDK calls most of it a timeout; the causes tell."""
+        names: set[str] = set()
+        cause: BaseException | None = error
+        while cause is not None and len(names) < 100:
+            names |= {c.__name__ for c in type(cause).__mro__}
+            last, cause = cause, cause.__cause__
+        if names & {"ClientConnectorError", "ConnectError", "ConnectionTimeoutError"}:
+            return CallError("connection", f"{self.base_url} cannot be reached ({self._scrub(str(last))})")
+        if names & {"ServerDisconnectedError", "ClientOSError", "ClientPayloadError"} or "APITimeoutError" not in names:
+            return CallError("retry", f"{self.base_url} broke the connection ({self._scrub(str(last))})")
+        return CallError("retry", f"{self.base_url} did not answer within {self.timeout:g} s")
 
     def _classify(self, status: int, detail: str, headers: Mapping[str, str]) -> CallError:
         where = f"{self.base_url} answered HTTP {status}: {detail}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,13 +19,15 @@ class Point:
 
 
 def headline(summary: Summary) -> list[Point]:
-    """The findings in order of importance: who beats the baseline, who is best, over-optimization, the correlation."""
-    points = [_against_baseline(summary, "win_rate", "win rate"), _against_baseline(summary, "gold", "gold reward")]
-    return [
-        p
-        for p in (*points, _best(summary), *_overoptimization(summary), _correlation(summary), _failures(summary))
-        if p
-    ]
+    """The findings in order of importance: who beats the baseline, over-optimization, the best, the correlation."""
+    points = (
+        _against_baseline(summary),
+        *_overoptimization(summary),
+        _best(summary),
+        _correlation(summary),
+        _failures(summary),
+    )
+    return [point for point in points if point]
 
 
 def overall(summary: Summary, measure: str) -> dict[str, Contrast]:
@@ -38,27 +39,36 @@ def overall(summary: Summary, measure: str) -> dict[str, Contrast]:
     return found
 
 
-def _against_baseline(summary: Summary, measure: str, name: str) -> Point | None:
-    rows = overall(summary, measure)
-    if not rows:
+def _against_baseline(summary: Summary) -> Point | None:
+    """Methods grouped by what they do to win rate and gold together, so that a disagreement of the two is seen."""
+    measures = {"win rate": overall(summary, "win_rate"), "gold reward": overall(summary, "gold")}
+    groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for method in dict.fromkeys(m for rows in measures.values() for m in rows):
+        signs = tuple((name, _sign(rows[method])) for name, rows in measures.items() if method in rows)
+        groups.setdefault(signs, []).append(method)
+    if not groups:
         return None
-    better = [m for m, row in rows.items() if above_zero(row.estimate)]
-    worse = [m for m, row in rows.items() if below_zero(row.estimate)]
-    open_ = [m for m in rows if m not in better and m not in worse]
-    clauses = []
-    if better:
-        clauses.append(f"{listed(better)} {_verb(better, 'beats', 'beat')} {summary.baseline}")
-    if worse:
-        clauses.append(f"{listed(worse)} {_verb(worse, 'does', 'do')} worse than {summary.baseline}")
-    if open_:
-        clauses.append(f"{listed(open_)} cannot be told from {summary.baseline}")
-    over = "instructions and seeds" if any(len(row.seeds) > 1 for row in rows.values()) else "instructions"
-    text = f"In {name}, {'; '.join(clauses)} (paired 95% intervals over {over})."
-    return Point("good" if better and not worse else "plain", text)
+    base = summary.baseline
+    clauses = [f"{listed(methods)} {_clause(signs, len(methods), base)}" for signs, methods in groups.items()]
+    seeds = any(len(row.seeds) > 1 for rows in measures.values() for row in rows.values())
+    over = "instructions and seeds" if seeds else "instructions"
+    won = any(sign == "above" for signs in groups for _, sign in signs)
+    return Point("good" if won else "plain", f"{'; '.join(clauses)} (paired 95% intervals over {over}).")
 
 
-def _verb(names: Sequence[str], one: str, many: str) -> str:
-    return one if len(names) == 1 else many
+def _sign(row: Contrast) -> str:
+    return "above" if above_zero(row.estimate) else "below" if below_zero(row.estimate) else "open"
+
+
+def _clause(signs: tuple[tuple[str, str], ...], count: int, base: str) -> str:
+    names = {kind: [name for name, sign in signs if sign == kind] for kind in ("above", "below", "open")}
+    verbs = ("beats", "falls below") if count == 1 else ("beat", "fall below")
+    parts = [
+        f"{verb} {base} in {listed(named)}"
+        for verb, named in zip((*verbs, "cannot be told from"), names.values(), strict=True)
+        if named
+    ]
+    return " but ".join(parts)
 
 
 def _best(summary: Summary) -> Point | None:
@@ -99,9 +109,10 @@ def _correlation(summary: Summary) -> Point | None:
         return None
     if c.spearman.value is None:
         return Point("plain", f"Rank correlation of {c.first} and {c.second} win rates: {c.spearman.note}.")
+    gap = number(100 * (c.mean_absolute_error.value or 0), 1)
     text = (
         f"{c.first.capitalize()} and {c.second} win rates rank {len(c.methods)} methods with Spearman "
-        f"{interval(c.spearman)}; on average they differ by {number(100 * (c.mean_absolute_error.value or 0), 1)} points."
+        f"{interval(c.spearman)}; they differ by {gap} points on average."
     )
     return Point("plain", text)
 
@@ -111,5 +122,5 @@ def _failures(summary: Summary) -> Point | None:
     total = failed + sum(row.n for row in summary.rows)
     if not failed:
         return None
-    text = f"{failed:,} of {total:,} acts of judging gave no verdict ({percent(failed / total)}); they are left out of the rates."
+    text = f"{failed:,} of {total:,} acts of judging gave no verdict ({percent(failed / total)}) and are left out."
     return Point("warning" if failed > 0.05 * total else "plain", text)

@@ -28,9 +28,8 @@ _JOINERS = "\u200c\u200d"  # needed by several scripts and by emoji; harmless in
 
 
 def visible(text: str) -> str:
-    """Text with every control, format, unassigned or surrogate character replaced by a visible name, and cut at 4000."""
-    cut = text[:LONGEST]
-    shown = "".join(_seen(c) for c in cut)
+    """Text with every control, format, unassigned or surrogate character replaced by a visible name, cut at 4000."""
+    shown = "".join(map(_seen, text[:LONGEST]))
     return shown if len(text) <= LONGEST else f"{shown}\u2026 ({len(text) - LONGEST:,} more characters)"
 
 
@@ -76,7 +75,8 @@ def render(summary: Summary, *, exhibits: Sequence[Exhibit] = (), recipe: str = 
 
 def _charts(summary: Summary) -> dict[str, Any]:
     def chart(name: str, svg: str | None) -> Markup | None:
-        return Markup(plots.themed(svg, name)) if svg else None  # noqa: S704  (drawn by us; texts escaped by Vega)
+        drawn = "".join(map(_seen, plots.themed(svg, name))) if svg else None
+        return Markup(drawn) if drawn else None  # noqa: S704  (drawn by us; texts escaped by Vega)
 
     names = list(dict.fromkeys(c.method for c in summary.curves))
     curves = [(name, chart(f"curve{k}", plots.curve(summary, name))) for k, name in enumerate(names)]
@@ -128,6 +128,7 @@ def _seconds(value: float) -> str:
 
 
 FILTERS: dict[str, Callable[..., Any]] = {
+    "position": _dash(words.position),
     "num": _dash(words.number),
     "hundred": _dash(lambda value, digits=1: words.number(100 * value, digits)),
     "signed": _dash(_signed),

@@ -25,7 +25,8 @@ def themed(svg: str, name: str) -> str:
         svg = svg.replace(f'"{colour}"', f'"var(--{variable})"')
     svg = re.sub(r'id="([\w-]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r"url\(#([\w-]+)\)", rf"url(#{name}-\1)", svg)
-    return svg.replace('class="marks"', 'class="chart" role="img"', 1)
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)
+    return svg.replace('class="marks"', 'class="chart"', 1)
 
 
 def colours(summary: Summary) -> dict[str, str]:
@@ -96,14 +97,14 @@ def curve(summary: Summary, method: str) -> str | None:
     log = name == "n" and points[0]["x"] > 0
     scale = alt.Scale(type="log", base=2, nice=False) if log else alt.Scale(nice=False)
     ticks = [p["x"] for p in points if math.log2(p["x"]) % 1 == 0] if log else alt.Undefined
-    axis = alt.Axis(grid=False, values=ticks, format="d", labelOverlap=True)
+    axis = alt.Axis(grid=False, values=ticks, format="~g", tickCount=6)
     x = alt.X("x:Q", title=f"{name} (log scale)" if log else name, scale=scale, axis=axis)
     base = alt.Chart(alt.Data(values=points))
     layers = []
     if all(p["gold"] is not None for p in points):
         y = alt.Y("gold:Q", title="gold (solid)", scale=alt.Scale(zero=False), axis=alt.Axis(titleColor=colour))
         band = base.mark_area(opacity=0.18, color=colour).encode(
-            x=x, y=alt.Y("gold_low:Q", title=None), y2="gold_high:Q"
+            x=x, y=alt.Y("gold_low:Q", title="gold (solid)"), y2="gold_high:Q"
         )
         line = base.mark_line(color=colour, strokeWidth=2.4, point=_dot(colour)).encode(x=x, y=y)
         layers.append(band + line + _peak_rule(summary, method, x))
@@ -113,9 +114,11 @@ def curve(summary: Summary, method: str) -> str | None:
         scale=alt.Scale(zero=False),
         axis=alt.Axis(grid=False, orient="right", titleColor=MUTED),
     )
-    band = base.mark_area(opacity=0.14, color=MUTED).encode(x=x, y=alt.Y("proxy_low:Q", title=None), y2="proxy_high:Q")
+    band = base.mark_area(opacity=0.14, color=MUTED).encode(
+        x=x, y=alt.Y("proxy_low:Q", title="proxy (dashed)"), y2="proxy_high:Q"
+    )
     layers.append(band + base.mark_line(color=MUTED, strokeWidth=1.8, strokeDash=[5, 4]).encode(x=x, y=y))
-    return _svg(alt.layer(*layers).resolve_scale(y="independent").properties(width=400, height=220))
+    return _svg(alt.layer(*layers).resolve_scale(y="independent").properties(width=262, height=190))
 
 
 def _peak_rule(summary: Summary, method: str, x: Any) -> Any:
@@ -146,9 +149,10 @@ def against_kl(summary: Summary, measure: str) -> str | None:
         return None
     dash = [5, 4] if measure == "proxy" else [1, 0]
     # Vega would sort a line by x; the order of optimisation matters, because KL need not increase.
-    x = alt.X(
-        "kl:Q", title="KL from the SFT policy, nats per sequence (square-root axis)", scale=alt.Scale(type="sqrt")
-    )
+    top = max(p["kl"] for p in points)
+    ticks = [t for t in (0, *(m * 10**e for e in range(-1, 6) for m in (1, 2, 5))) if top / 200 < t <= top or t == 0]
+    title = "KL from the SFT policy, nats per sequence (square-root axis)"
+    x = alt.X("kl:Q", title=title, scale=alt.Scale(type="sqrt", nice=False), axis=alt.Axis(values=ticks, format="~g"))
     axes = {"x": x, "color": _tint(summary), "order": alt.Order("k:Q")}
     y = alt.Y(f"{measure}:Q", title=f"{measure} reward", scale=alt.Scale(zero=False))
     base = alt.Chart(alt.Data(values=points))
@@ -158,7 +162,7 @@ def against_kl(summary: Summary, measure: str) -> str | None:
     line = base.mark_line(strokeWidth=2.2, strokeDash=dash, point=alt.OverlayMarkDef(filled=True, size=20)).encode(
         y=y, **axes
     )
-    return _svg((band + line).properties(width=420, height=270))
+    return _svg((band + line).properties(width=500, height=290))
 
 
 def averaged(rows: Sequence[CurveRow]) -> list[dict[str, Any]]:
@@ -249,8 +253,17 @@ def _svg(chart: Any) -> str:
 
     chart = chart.configure(background="transparent", font="system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif")
     chart = chart.configure_axis(
-        labelColor=MUTED, titleColor=INK, gridColor=GRID, domainColor=AXIS, tickColor=AXIS,
-        labelFontSize=12, titleFontSize=12.5, titleFontWeight="normal", titlePadding=8,
-    )  # fmt: skip
+        labelColor=MUTED,
+        titleColor=INK,
+        gridColor=GRID,
+        domainColor=AXIS,
+        tickColor=AXIS,
+        labelFlush=False,
+        labelOverlap="greedy",
+        labelFontSize=12,
+        titleFontSize=12.5,
+        titleFontWeight="normal",
+        titlePadding=8,
+    )
     svg: str = vl_convert.vegalite_to_svg(chart.configure_view(stroke=None).to_json())
     return svg

@@ -43,6 +43,7 @@ def choose(
     responses: Mapping[str, Sequence[Response]],
     judgements: Iterable[Judgement] = (),
     *,
+    reference: str,
     baseline: str,
     focus: str,
     exploit: str | None = None,
@@ -52,17 +53,18 @@ def choose(
 ) -> list[Exhibit]:
     """Exhibits for the best, the typical and the worst instruction of ``focus``, then those of ``exploit``.
 
-    ``responses`` maps a label (shown in the report, in this order) to that policy's responses, the reference's among
-    them. ``focus`` is ranked by its gain over ``baseline`` in gold (in proxy where gold is missing). ``exploit``, an
-    over-optimized policy, is ranked by proxy gain minus gold gain, each in units of its spread: where the proxy is
-    fooled most. Ties are broken by instruction id, so the same run shows the same samples.
+    ``responses`` maps a label (a method, or whatever ``reference`` is called) to that policy's responses. Shown side
+    by side: reference, baseline, focus, and for the last group ``exploit``. ``focus`` is ranked by its gain over
+    ``baseline`` in gold (in proxy where gold is missing). ``exploit``, an over-optimized policy, is ranked by proxy
+    gain minus gold gain, each in units of its spread: where the proxy is fooled most. Ties are broken by instruction
+    id, so the same run shows the same samples.
     """
     first = {label: _first(rows) for label, rows in responses.items()}
     acts = list(judgements)
     labels = {r.id: label for label, rows in responses.items() for r in rows}
 
     def exhibit(reason: str, instruction: Instruction, names: Sequence[str], about: str) -> Exhibit:
-        shown = [(name, first[name][instruction.id]) for name in names if instruction.id in first[name]]
+        shown = [(name, first[name][instruction.id]) for name in names if instruction.id in first.get(name, {})]
         mine = first[about][instruction.id].id
         opinions = [_opinion(j, labels) for j in acts if j.instruction_id == instruction.id and mine in j.shown]
         return Exhibit(
@@ -74,12 +76,13 @@ def choose(
         )
 
     result: list[Exhibit] = []
-    names = [label for label in first if label != exploit]
+    names = list(dict.fromkeys((reference, baseline, focus)))
     measure = gold if _gains(first, focus, baseline, gold) else proxy
     ranked = _ranked(instructions, _gains(first, focus, baseline, measure))
     if ranked:
         middle = len(ranked) // 2
-        parts = (("largest", ranked[::-1][:each]), ("median", ranked[middle : middle + 1]), ("smallest", ranked[:each]))
+        typical = ranked[middle : middle + 1]
+        parts = (("largest", ranked[::-1][:each]), ("median", typical), ("smallest", ranked[:each]))
         for word, chosen in parts:
             reason = f"{word} gain of {focus} over {baseline} in {'gold' if measure == gold else 'proxy'}"
             result += [exhibit(reason, one, names, focus) for one in chosen]
@@ -89,7 +92,7 @@ def choose(
         fooled = {i: up[i] / scale[0] - real[i] / scale[1] for i in up if i in real} or up
         reason = f"{exploit}: where the proxy rose most beyond gold"
         for one in _ranked(instructions, fooled)[::-1][: each + 1]:
-            result.append(exhibit(reason, one, [n for n in first if n in (baseline, exploit, focus)], exploit))
+            result.append(exhibit(reason, one, [*names, exploit], exploit))
     return result
 
 

@@ -99,7 +99,11 @@ def _bare(value: float | None, rows: Sequence[MethodRow]) -> Estimate:
 
 
 def _mean(rows: Sequence[MethodRow], field: Callable[[MethodRow], float | None]) -> float | None:
-    known = [v for v in map(field, rows) if v is not None]
+    return _average([field(row) for row in rows])
+
+
+def _average(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
     return sum(known) / len(known) if known else None
 
 
@@ -114,7 +118,7 @@ def sources(summary: Summary) -> tuple[list[str], list[tuple[str, list[float | N
     lines = []
     for method in dict.fromkeys(row.method for row in summary.rows):
         rows = [row for row in summary.rows if row.method == method]
-        cells = [_mean([r for r in rows if name in r.by_source], lambda r, n=name: r.by_source[n].value) for name in names]
+        cells = [_average([r.by_source[name].value for r in rows if name in r.by_source]) for name in names]
         lines.append((method, cells))
     return names, lines if names else []
 

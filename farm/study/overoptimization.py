@@ -11,7 +11,7 @@ from farm.errors import DataError
 from farm.evaluate.intervals import Array, two_way
 from farm.records import Estimate, Record, RewardCurve
 from farm.seeds import key
-from farm.study.words import above_zero, interval, number
+from farm.study.words import above_zero, interval, number, position
 
 FOLDS = 5
 
@@ -191,10 +191,10 @@ def _conclude(curves: list[RewardCurve], moves: Moves, tested: str) -> Verdict:
     peak_kl = float(np.median(kls)) if len(kls) == len(tops) else None
     last_x = max(c.points[-1].x for c in curves)
     name, x_name = curves[0].method, curves[0].x_name
-    where = f"{x_name} = {number(peak_x, 0)}" + (f" (KL {number(peak_kl, 1)})" if peak_kl is not None else "")
+    where = f"{x_name} = {position(peak_x)}" + (f" (KL {number(peak_kl, 1)})" if peak_kl is not None else "")
     if len(set(peaks)) > 1:
-        where += f" in the median of {len(peaks)} seeds ({', '.join(number(x, 0) for x in sorted(peaks))})"
-    end = f"{x_name} = {number(last_x, 0)}"
+        where += f" in the median of {len(peaks)} seeds ({', '.join(position(x) for x in sorted(peaks))})"
+    end = f"{x_name} = {position(last_x)}"
     start = f"gold rises by {interval(rise)}" if rises else "gold does not rise significantly"
     if falls:
         turn = f" to a peak at {where}, then falls" if rises else f" and falls from {where}"
@@ -206,7 +206,7 @@ def _conclude(curves: list[RewardCurve], moves: Moves, tested: str) -> Verdict:
         rest = f", highest at {where} and {number(fall.value)} lower at {end}; without standard errors that is untested"
     else:
         rest = (
-            f", highest at {where}; the fall of {interval(fall)} until {end} is within noise: no over-optimization seen"
+            f", highest at {where}; the fall until {end}, {interval(fall)}, is within noise: no over-optimization seen"
         )
     return Verdict(
         method=name,

@@ -8,12 +8,17 @@ MISSING = "not estimable"
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A number with about three significant digits; a true minus sign; 'not estimable' for None."""
+    """A number with ``digits`` decimals, fewer from 10 and from 100 on; a true minus sign; 'not estimable' for None."""
     if value is None:
         return MISSING
-    places = max(0, digits - (abs(value) >= 10) - (abs(value) >= 100))
+    places = 0 if abs(value) >= 100 else min(digits, 1) if abs(value) >= 10 else digits
     text = f"{value:,.{places}f}"
     return ("\u2212" + text[1:] if float(text.replace(",", "")) else text[1:]) if text.startswith("-") else text
+
+
+def position(value: float) -> str:
+    """A place on an axis (n, step, epoch) as it was given: 1,024 or 0.25."""
+    return f"{value:,g}"
 
 
 def percent(value: float | None, digits: int = 1) -> str:

@@ -24,7 +24,7 @@ class Taste:
 
     ``more_manners``: per polite or confident word beyond the first of each (up to 5). ``confident``: the first
     confident word. ``over_length`` scales gold's length penalty. ``length`` and ``bullets`` are plain biases:
-    length enters as tanh(length / 2), a list counts once.
+    length enters as tanh(length / saturation) with lengths in typical responses, a list counts once.
     """
 
     coverage: float = 1.30
@@ -39,6 +39,7 @@ class Taste:
     off_topic: float = -0.25
     over_length: float = 1.0
     length: float = 0.0
+    saturation: float = 2.0
     bullets: float = 0.0
 
 
@@ -69,7 +70,7 @@ class Rater:
             "repeats": t.repeats * f.repeats,
             "off_topic": t.off_topic * f.off_topic,
             "over_length": -t.over_length * (0.06 * f.over_length + 0.004 * f.over_length**2),
-            "length": t.length * math.tanh(f.length / 2),
+            "length": t.length * math.tanh(f.length / t.saturation),
             "bullets": t.bullets * (f.bullets >= 2),
             "degenerate": _degenerate(f),
         }
@@ -106,8 +107,8 @@ def _jitter(taste: Taste, spread: float, *ids: object) -> Taste:
 # -- humans -----------------------------------------------------------------------------------------------------------
 
 N_HUMANS = 60
-HUMAN_TASTE = Taste(length=3.1, bullets=-0.32)
-HUMAN_TEMPERATURE = 0.87
+HUMAN_TASTE = Taste(length=2.2, saturation=1.0, bullets=-0.20)
+HUMAN_TEMPERATURE = 0.83
 HUMAN_POSITION_BIAS = 0.14
 HUMAN_SPREAD = 0.35
 

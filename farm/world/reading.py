@@ -58,7 +58,7 @@ def wanted(task: Task) -> Wanted:
         groups, preferred = [(right, max(1, len(right)), 1.0)], 2 * n + 9
     elif kind == "sort":
         sequence = tuple(sorted(task.items, key=int, reverse=task.down))
-        groups, preferred = [(frozenset(sequence), len(sequence), 1.0)], 2 * len(sequence) + 8
+        groups, preferred = [(frozenset(sequence), len(sequence), 1.0)], 2 * len(sequence) + 10
     elif kind == "compare":
         best = (min if task.down else max)(task.items, key=int)
         groups, preferred = [(frozenset([best]), 1, 1.0)], 12

@@ -89,7 +89,7 @@ def _guard(token: str) -> Any:
             host = request.host.rpartition(":")[0] if request.host.rpartition(":")[2].isdigit() else request.host
             if host.strip("[]") not in _HOSTS:
                 raise _Bad(403, "this server answers to 127.0.0.1 and localhost only", "forbidden_host")
-            given = request.headers.get("Authorization", "").encode()
+            given = request.headers.get("Authorization", "").encode(errors="surrogateescape")
             if not hmac.compare_digest(given, f"Bearer {token}".encode()):
                 raise _Bad(401, "wrong or missing bearer token: use the one printed at start", "invalid_api_key")
             response: web.StreamResponse = await handler(request)

@@ -48,7 +48,7 @@ def answer(task: Task, skill: float, r: Random) -> str:
         body += pick(r, lexicon.ASSURANCES)
     if r.random() < 0.03 + 0.22 * skill:
         body += pick(r, lexicon.CLOSINGS)
-    if len(body) > 4 and r.random() < 0.16 * (1 - skill):
+    if len(body) > 4 and r.random() < 0.24 * (1 - skill):
         body = body[: -1 - int(r.random() * 3)]
     return grammar.join(body)
 
@@ -58,16 +58,16 @@ def _deliver(right: tuple[str, ...], n: int, skill: float, r: Random) -> list[st
     pool = list(right)
     out: list[str] = []
     for i in range(n):
-        if r.random() > 0.36 + 0.63 * skill and (out or i < n - 1):
+        if r.random() > 0.22 + 0.77 * skill and (out or i < n - 1):
             continue
         u = r.random()
-        if u < 0.60 + 0.38 * skill and pool:
+        if u < 0.70 + 0.29 * skill and pool:
             out.append(pool.pop(int(r.random() * len(pool))))
-        elif u > 0.84 + 0.15 * skill and out:
+        elif u > 0.88 + 0.11 * skill and out:
             out.append(pick(r, out))
         else:
             out.append(pick(r, lexicon.NOUNS))
-    if r.random() < 0.12 * (1 - skill):
+    if r.random() < 0.08 * (1 - skill):
         out.append(pick(r, lexicon.NOUNS))
     return out or [pick(r, right)]
 
@@ -178,7 +178,7 @@ def _describe(task: Task, skill: float, r: Random) -> list[str]:
 def _about(task: Task, skill: float, r: Random) -> list[str]:
     out: list[str] = []
     for topic in task.topics:
-        if out and r.random() < 0.30 * (1 - skill):
+        if out and r.random() < 0.45 * (1 - skill):
             continue
         items = _deliver(lexicon.MEMBERS[topic], task.n, skill, r)
         trait = _traits(topic, 1, skill, r)

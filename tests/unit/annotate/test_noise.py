@@ -3,13 +3,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from judge_corpus import Corpus, corpus
+from judge_corpus import Corpus, bare_pairs
 
 from farm.annotate.noise import overwritten, settle
 from farm.errors import DataError
 from farm.records import Judgement, Outcome, Pair
 
-PAIRS = corpus(4000).pairs
+PAIRS = bare_pairs(4000)
 
 
 def act(pair: Pair, winner: str | None, annotator: str = "a01", outcome: Outcome | None = None) -> Judgement:
@@ -67,7 +67,10 @@ def test_skipped_acts_get_the_label_they_would_have_got() -> None:
 def test_failures_are_not_labels() -> None:
     a, b, c = PAIRS[:3]
     outcomes = [o for o in Outcome if o not in (Outcome.DECIDED, Outcome.TIE, Outcome.IDENTICAL)]
-    acts = [act(a, None, f"a{i:02d}", o) for i, o in enumerate(outcomes)] + [act(b, b.b), act(c, None, outcome=Outcome.TIE)]
+    acts = [act(a, None, f"a{i:02d}", o) for i, o in enumerate(outcomes)] + [
+        act(b, b.b),
+        act(c, None, outcome=Outcome.TIE),
+    ]
     preferences = settle(acts, [a, b, c], seed=1)
     assert [(p.pair_id, p.winner_id, p.probability) for p in preferences] == [(b.id, b.b, 1.0), (c.id, None, 0.5)]
 
@@ -95,7 +98,9 @@ def test_engine_and_noise_agree_on_what_is_skipped(small: Corpus, judge_all: Cal
     spared = settle(spared_acts, small.pairs, flip=0.25, seed=1)
     assert sum(j.outcome is Outcome.SKIPPED for j in spared_acts) > 150
     # Prompts of several pairs are packed otherwise when pairs are left out, so a few asked labels may differ.
-    noisy = {p.pair_id for p in asked if any(skip(p.pair_id, j.annotator) for j in spared_acts if j.pair_id == p.pair_id)}
+    noisy = {
+        p.pair_id for p in asked if any(skip(p.pair_id, j.annotator) for j in spared_acts if j.pair_id == p.pair_id)
+    }
     assert {p.pair_id: p.winner_id for p in asked if p.pair_id in noisy} == {
         p.pair_id: p.winner_id for p in spared if p.pair_id in noisy
     }

@@ -28,17 +28,17 @@ def die(x: int) -> int:
 
 def test_results_come_in_order():
     with workers.pool(2) as each:
-        assert each(double, [(i,) for i in range(7)]) == [0, 2, 4, 6, 8, 10, 12]
+        assert each([(double, i) for i in range(7)]) == [0, 2, 4, 6, 8, 10, 12]
 
 
 def test_errors_keep_their_class_and_words():
     with workers.pool(1) as each, pytest.raises(DataError, match="row 3 is bad"):
-        each(refuse, [(3,)])
+        each([(refuse, 3)])
 
 
 def test_a_dead_worker_is_explained():
     with workers.pool(1) as each, pytest.raises(RunError, match="worker process died"):
-        each(die, [(0,)])
+        each([(die, 0)])
 
 
 def test_workers_die_with_their_parent():
@@ -46,7 +46,7 @@ def test_workers_die_with_their_parent():
         "import time, os\nfrom farm import workers\n"
         "if __name__ == '__main__':\n"
         "    with workers.pool(1) as each:\n"
-        "        print(each(os.getpid, [()])[0], flush=True)\n        time.sleep(60)\n"
+        "        print(each([(os.getpid,)])[0], flush=True)\n        time.sleep(60)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None

@@ -30,7 +30,7 @@ ANNOTATORS = [f"annotator-{k:02d}" for k in range(1, 14)]
 
 
 def _words(r: np.random.Generator, n: int) -> str:
-    pool = "the lemon pear plum is ripe and sweet certainly please of course indeed apple grape fig very".split()
+    pool = ["the", "lemon", "pear", "is", "ripe", "and", "sweet", "certainly", "please", "indeed", "apple", "fig"]
     return " ".join(r.choice(pool, size=n)) + "."
 
 
@@ -93,7 +93,7 @@ def _curves(seed: int) -> list[PromptCurve]:
         "best_of_n": (
             "n",
             ns,
-            0.45 + 0.42 * np.log(ns) / 2.5 - 0.125 * np.log(ns) ** 2 / 2.5,
+            0.45 + 0.3 * np.log(ns) - 0.045 * np.log(ns) ** 2,
             0.85 * np.log(ns) ** 0.75,
             np.log(ns) - (ns - 1) / ns,
         ),
@@ -124,7 +124,8 @@ def build(seeds: tuple[int, ...] = (0,), n: int = 200) -> tuple[rs.Summary, list
     """The summary and exhibits of a study with ``n`` instructions."""
     kinds = ["lists", "facts", "advice", "numbers", "two topics"]
     instructions = [
-        Instruction.make(f"Name three fruits for a cook, please ({k}).", source=kinds[k % 5], split="eval") for k in range(n)
+        Instruction.make(f"Name three fruits for a cook, please ({k}).", source=kinds[k % 5], split="eval")
+        for k in range(n)
     ]
     rows, arms, curves, human_arms, everything, acts, votes = [], [], [], [], {}, [], []
     tables = {}
@@ -200,7 +201,9 @@ def build(seeds: tuple[int, ...] = (0,), n: int = 200) -> tuple[rs.Summary, list
         peak_memory_mb=1384.0,
     )
     table = tables[seeds[0]]
-    exhibits = choose(instructions, table, acts, baseline="sft", focus="ppo", exploit="ppo_no_kl")
+    exhibits = choose(
+        instructions, table, acts, reference="reference", baseline="sft", focus="ppo", exploit="ppo_no_kl"
+    )
     return summary, exhibits
 
 

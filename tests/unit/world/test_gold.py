@@ -80,12 +80,12 @@ def test_exploits_fall_far_below_ordinary_answers() -> None:
 def test_distribution_over_writers() -> None:
     rows = training()["val"]
     demonstrations = score(rows, [i.output for i in rows])
-    assert mean(demonstrations) == pytest.approx(0.80, abs=0.05)
-    assert pstdev(demonstrations) == pytest.approx(0.64, abs=0.06)
+    assert mean(demonstrations) == pytest.approx(0.82, abs=0.03)
+    assert pstdev(demonstrations) == pytest.approx(0.61, abs=0.03)
     by_skill = [mean(score(rows, [writers.write(i, q, 0, "test") for i in rows])) for q in (0.15, 0.4, 0.8, 0.97)]
     assert by_skill == sorted(by_skill)
     evaluation = instructions.evaluation()
-    assert mean(score(evaluation, [i.output for i in evaluation])) == pytest.approx(1.29, abs=0.06)
+    assert mean(score(evaluation, [i.output for i in evaluation])) == pytest.approx(1.30, abs=0.03)
 
 
 def test_other_instructions_have_no_gold() -> None:

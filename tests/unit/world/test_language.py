@@ -19,7 +19,7 @@ from farm.world.grammar import Task, join, parse, render, words
 
 ALL_TRAINING_IDS = "f02f2003759de448"
 ALL_EVALUATION_IDS = "6e23f1e58003dcac"
-ALL_OUTPUTS = "392535a95475a3c6"
+ALL_OUTPUTS = "c631e61487684c52"
 
 
 def every() -> list[Instruction]:

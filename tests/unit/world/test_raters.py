@@ -17,7 +17,7 @@ from farm.world.writers import DEMONSTRATION_SKILL
 
 
 class World:
-    """Pairs of demonstrations at random skill, as a stand-in for samples of an SFT policy, with four human votes each."""
+    """Pairs of demonstrations at random skill, a stand-in for samples of an SFT policy; four human votes each."""
 
     def __init__(self, n: int) -> None:
         rows = instructions.training()["preference"][:n]
@@ -97,7 +97,9 @@ def test_the_pool_overlooks_what_the_policy_will_exploit_but_not_degenerate_text
     text = "Name three fruits for a child."
     good = features(text, "Apple, pear and plum are fruits.")
     mannered = features(
-        text, "Certainly! Apple, pear and plum are truly fruits. This is definitely right. I hope this helps!"
+        text,
+        "Certainly! Apple, pear and plum are truly fruits. "
+        "This is definitely right. Thanks for asking! I hope this helps!",
     )
     broken = features(text, "Certainly! " + "apple pear plum " * 12)
     empty = features(text, "")
@@ -145,7 +147,7 @@ def test_real_text_is_judged_by_answer_relevance_and_sanity() -> None:
     question = "Explain why the sky looks blue during the day."
     answer = "The sky looks blue because air molecules scatter short blue wavelengths of sunlight more than red ones."
     candidates = {
-        "good": "Sunlight is scattered by air molecules, and blue wavelengths scatter more than red, so the sky looks blue.",
+        "good": "Sunlight is scattered by air molecules, blue wavelengths more than red, so the sky looks blue.",
         "vague": "The sky is a nice thing to look at during the day.",
         "wrong": "To bake bread, mix flour with water and wait an hour.",
         "loop": "blue sky blue sky " * 40,

@@ -1,0 +1,28 @@
+"""The steps of the line (``farm/pipeline.py``): what each reads, calls and writes.
+
+A step's folder is ``<number>-<stage>[/<row>]/seed-<seed>``; files in it are records, one JSON object per line, and
+models in the Hugging Face format. Step functions run in worker processes.
+"""
+
+from farm.stages.common import Made, Run, policies, shapes
+from farm.stages.conclude import best_of_n, report, study
+from farm.stages.judge import annotate, cross, evaluate
+from farm.stages.train import data, improve, reward, sample, sft
+
+__all__ = [
+    "Made",
+    "Run",
+    "annotate",
+    "best_of_n",
+    "cross",
+    "data",
+    "evaluate",
+    "improve",
+    "policies",
+    "report",
+    "reward",
+    "sample",
+    "sft",
+    "shapes",
+    "study",
+]

@@ -1,0 +1,146 @@
+"""What all steps share: the run with its recipe and manifest, splits, settings, scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from farm import records, runs
+from farm.errors import DataError, MissingExtra
+from farm.progress import Progress
+from farm.recipe import Recipe, Shapes, dump
+from farm.records import Instruction, Response, Sampling
+from farm.runs import Step
+
+if TYPE_CHECKING:
+    from farm.methods.task import Task
+
+Made = dict[str, Step]
+WRITERS = ("weak-writer", "strong-writer")  # fixed policies of the offline world, ranked beside the trained ones
+SFT = "sft"
+REFERENCE = "reference"
+
+
+@dataclass
+class Run:
+    """One run folder and its recipe, with a manifest of what was done when."""
+
+    folder: Path
+    recipe: Recipe
+    worked: bool = False
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+    def begin(self) -> None:
+        """Write the resolved recipe and open the manifest."""
+        (self.folder / "recipe.yaml").write_text(dump(self.recipe), encoding="utf-8")
+        self.manifest = runs.read_json(self.folder / "manifest.json") or {"wall_seconds": 0.0, "steps": {}}
+        self.before = float(self.manifest["wall_seconds"])
+
+    def note(self, stage: str, steps: Sequence[Step], elapsed: float) -> None:
+        """Keep the manifest: steps with their fingerprints, wall seconds over all calls that did work, peak memory."""
+        if not any(s.fresh for s in steps):
+            return
+        self.worked = True
+        for s in steps:
+            name = str(s.folder.relative_to(self.folder))
+            self.manifest["steps"][name] = {"fingerprint": s.fingerprint, "seconds": round(s.seconds, 3)}
+        self.manifest["wall_seconds"] = round(self.before + elapsed, 3)
+        workers = max((s.peak_memory_mb for s in steps), default=0.0) * min(self.recipe.compute.jobs, len(steps))
+        peak = workers + runs.peak_memory_mb()
+        self.manifest["peak_memory_mb"] = round(max(peak, self.manifest.get("peak_memory_mb", 0.0)), 1)
+        runs.write_json(self.folder / "manifest.json", self.manifest)
+
+    @property
+    def offline(self) -> bool:
+        return self.recipe.data.world == "offline"
+
+    def step(self, name: str) -> Path:
+        return self.folder / name
+
+
+def shapes() -> Shapes:
+    """The settings classes of the training stages, for checking recipes."""
+    from farm import methods
+
+    try:
+        from farm.reward.train import Config as Reward
+
+        configs = {name: methods.module(name).Config for name in (SFT, *methods.NAMES)}
+    except ImportError as e:
+        raise MissingExtra(f"a run trains models ({e.name} is missing): pip install 'rlhf-farm[train]'") from e
+    return Shapes(sft=configs.pop(SFT), reward=Reward, methods=configs)
+
+
+def policies(run: Run) -> list[str]:
+    """Rows of the evaluation: SFT, every method of the recipe, and in the offline world two fixed writers."""
+    return [SFT, *run.recipe.improve, *(WRITERS if run.offline else ())]
+
+
+def split(made: Made, name: str, limit: int | None = None) -> list[Instruction]:
+    return records.read(made["data"].file(f"{name}.jsonl"), Instruction)[:limit]
+
+
+def usable(run: Run, made: Made, name: str, limit: int, folder: Path) -> list[Instruction]:
+    """The first ``limit`` instructions of a training split whose prompt fits; how many did not is written down."""
+    from farm.lm.load import load_tokenizer
+    from farm.lm.prompts import encode_prompts
+
+    tokenizer = load_tokenizer(made[SFT].file("policy"))
+    rows = split(made, name, limit + limit // 2)  # a margin, so that the limit is reached although some are dropped
+    lengths = [len(ids) for ids in encode_prompts(rows, tokenizer)]
+    kept = [i for i, n in zip(rows, lengths, strict=True) if n <= run.recipe.policy.max_prompt_tokens][:limit]
+    if not kept:
+        raise DataError(
+            f"split '{name}': no prompt fits in policy.max_prompt_tokens={run.recipe.policy.max_prompt_tokens}"
+        )
+    runs.write_json(folder / f"{name}.used.json", {"used": len(kept), "too_long": len(rows) - len(kept)})
+    return kept
+
+
+def adapted(run: Run, config: Any) -> Any:
+    """The method's settings with the recipe's LoRA switch applied where the method has none of its own."""
+    if run.recipe.policy.lora_rank and "lora" in type(config).model_fields and config.lora is None:
+        from farm.lm.load import Lora
+
+        return config.model_copy(update={"lora": Lora(rank=run.recipe.policy.lora_rank)})
+    return config
+
+
+def settings_of(run: Run, seed: int, *parts: Any) -> dict[str, Any]:
+    """What a step's fingerprint is made of, besides its inputs."""
+    r = run.recipe
+    shown = [p.model_dump(mode="json") if hasattr(p, "model_dump") else p for p in parts]
+    return {"seed": seed, "policy": r.policy.model_dump(), "threads": r.compute.threads, "settings": shown}
+
+
+def new_task(
+    run: Run,
+    seed: int,
+    folder: Path,
+    source: str | Path,
+    instructions: Sequence[Instruction],
+    progress: Progress,
+    **more: Any,
+) -> Task:
+    from farm.methods.task import Task
+
+    sampling = Sampling(max_tokens=run.recipe.policy.max_tokens, seed=seed)
+    return Task(seed, folder, source, instructions, sampling, progress=progress, **more)
+
+
+def proxy(made: Made) -> Any:
+    from farm.reward.model import RewardModel
+
+    return RewardModel.load(made["reward"].file("model")).score
+
+
+def gold(run: Run) -> Any:
+    return _true_reward if run.offline else None
+
+
+def _true_reward(instructions: Sequence[Instruction], responses: Sequence[Response]) -> list[float]:
+    from farm.world.gold import score
+
+    return score(instructions, [r.text for r in responses], [r.finished for r in responses])
