@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
 
     p = commands.add_parser("serve", help="offer the scripted judge as an OpenAI-compatible server on loopback")
     p.add_argument("--host", default="127.0.0.1", help="a loopback address (default: 127.0.0.1)")
-    p.add_argument("--port", type=int, default=8013, help="0 picks a free one (default: 8013)")
+    p.add_argument("--port", type=int, default=8321, help="0 picks a free one (default: 8321)")
     p.add_argument(
         "--answers", type=Path, metavar="FILE", help="answer key for real text: JSONL of instruction, answer"
     )
@@ -134,15 +134,19 @@ def _annotators(args: argparse.Namespace) -> None:
 
     pool = load_pool(args.pool)
     if args.action == "list":
-        print(f"{'id':<5} {'role':<11} {'style':<11} {'pairs':>5} {'shots':>5}  {'answer':<12} about")
+        print(f"{'id':<4} {'role':<10} {'style':<10} {'pairs':>5} {'shots':>5}  {'reply format':<44} note")
         for a in pool.annotators:
-            print(f"{a.id:<5} {a.role:<11} {a.style:<11} {a.batch:>5} {a.shots:>5}  {a.answer:<12} {a.about}")
+            shots, form = len(a.demonstrations), a.reply_format
+            print(f"{a.id:<4} {a.role:<10} {a.style:<10} {a.batch:>5} {shots:>5}  {form:<44} {a.note}")
         return
-    found = [a for a in pool.annotators if a.id == args.name]
-    if not found:
-        ids = ", ".join(a.id for a in pool.annotators)
-        raise AnnotatorError(f"pool {pool.name} has no annotator {args.name!r}; it has {ids}")
-    print(found[0].describe())
+    if not args.name:
+        raise AnnotatorError(f"farm annotators show needs an id: {', '.join(a.id for a in pool.annotators)}")
+    a = pool.annotator(args.name)
+    print(f"{a.id}: {a.note}")
+    for field in ("role", "style", "batch", "parser", "temperature", "max_tokens", "logprobs"):
+        print(f"  {field}: {getattr(a, field)}")
+    print(f"  fingerprint (without a model): {a.fingerprint('')}\n\n--- {a.template} ---")
+    print((pool.folder / a.template).read_text(encoding="utf-8"), end="")
 
 
 def _serve(args: argparse.Namespace) -> None:

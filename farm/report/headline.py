@@ -43,17 +43,22 @@ def _against_baseline(summary: Summary) -> Point | None:
     """Methods grouped by what they do to win rate and gold together, so that a disagreement of the two is seen."""
     measures = {"win rate": overall(summary, "win_rate"), "gold reward": overall(summary, "gold")}
     groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
-    for method in dict.fromkeys(m for rows in measures.values() for m in rows):
+    trained = [m for rows in measures.values() for m in rows if m not in summary.yardsticks]
+    for method in dict.fromkeys(trained):
         signs = tuple((name, _sign(rows[method])) for name, rows in measures.items() if method in rows)
         groups.setdefault(signs, []).append(method)
     if not groups:
         return None
     base = summary.baseline
-    clauses = [f"{listed(methods)} {_clause(signs, len(methods), base)}" for signs, methods in groups.items()]
+    ordered = sorted(groups.items(), key=lambda group: -sum(_WORTH[sign] for _, sign in group[0]))
+    clauses = [f"{listed(methods)} {_clause(signs, len(methods), base)}" for signs, methods in ordered]
     seeds = any(len(row.seeds) > 1 for rows in measures.values() for row in rows.values())
     over = "instructions and seeds" if seeds else "instructions"
     won = any(sign == "above" for signs in groups for _, sign in signs)
     return Point("good" if won else "plain", f"{'; '.join(clauses)} (paired 95% intervals over {over}).")
+
+
+_WORTH = {"above": 1, "open": 0, "below": -1}
 
 
 def _sign(row: Contrast) -> str:
@@ -72,7 +77,11 @@ def _clause(signs: tuple[tuple[str, str], ...], count: int, base: str) -> str:
 
 
 def _best(summary: Summary) -> Point | None:
-    levels = [row for row in summary.levels if row.measure == "win_rate" and row.estimate.value is not None]
+    levels = [
+        row
+        for row in summary.levels
+        if row.measure == "win_rate" and row.estimate.value is not None and row.method not in summary.yardsticks
+    ]
     if not levels:
         return None
     best = max(levels, key=lambda row: row.estimate.value or 0.0)

@@ -45,7 +45,10 @@ def win_rates(summary: Summary) -> str | None:
         return None
     order = [row["method"] for row in sorted(rows, key=lambda row: -row["rate"])]
     y = alt.Y("method:N", sort=order, title=None, axis=alt.Axis(labelLimit=220, ticks=False, domain=False, grid=True))
-    x = _x_share("rate", f"win rate against {summary.reference}, percent")
+    domain = _domain([v for row in rows for v in (row["low"], row["high"], row["lc"], row["human"], 50.0)])
+    x = alt.X(
+        "rate:Q", title=f"win rate against {summary.reference}, percent", scale=alt.Scale(domain=domain, nice=False)
+    )
     base = alt.Chart(alt.Data(values=rows))
     tint = _tint(summary)
     marks = [alt.Chart(alt.Data(values=[{"v": 50}])).mark_rule(color=AXIS, strokeDash=[2, 3]).encode(x=alt.X("v:Q"))]
@@ -80,10 +83,11 @@ def _hundred(value: float | None) -> float | None:
     return None if value is None else 100 * value
 
 
-def _x_share(field: str, title: str) -> Any:
-    import altair as alt
-
-    return alt.X(f"{field}:Q", title=title, scale=alt.Scale(zero=False, nice=True, padding=8))
+def _domain(values: Sequence[float | None]) -> list[float]:
+    """A range of percentages with some air, within 0..100."""
+    known = [v for v in values if v is not None]
+    air = 2 + 0.03 * (max(known) - min(known))
+    return [max(0.0, min(known) - air), min(100.0, max(known) + air)]
 
 
 def curve(summary: Summary, method: str) -> str | None:
@@ -97,7 +101,8 @@ def curve(summary: Summary, method: str) -> str | None:
     log = name == "n" and points[0]["x"] > 0
     scale = alt.Scale(type="log", base=2, nice=False) if log else alt.Scale(nice=False)
     ticks = [p["x"] for p in points if math.log2(p["x"]) % 1 == 0] if log else alt.Undefined
-    axis = alt.Axis(grid=False, values=ticks, format="~g", tickCount=6)
+    whole = all(p["x"] % 1 == 0 for p in points)
+    axis = alt.Axis(grid=False, values=ticks, format="~g", tickCount=6, tickMinStep=1 if whole else alt.Undefined)
     x = alt.X("x:Q", title=f"{name} (log scale)" if log else name, scale=scale, axis=axis)
     base = alt.Chart(alt.Data(values=points))
     layers = []
@@ -118,7 +123,7 @@ def curve(summary: Summary, method: str) -> str | None:
         x=x, y=alt.Y("proxy_low:Q", title="proxy (dashed)"), y2="proxy_high:Q"
     )
     layers.append(band + base.mark_line(color=MUTED, strokeWidth=1.8, strokeDash=[5, 4]).encode(x=x, y=y))
-    return _svg(alt.layer(*layers).resolve_scale(y="independent").properties(width=262, height=190))
+    return _svg(alt.layer(*layers).resolve_scale(y="independent").properties(width=244, height=190))
 
 
 def _peak_rule(summary: Summary, method: str, x: Any) -> Any:
@@ -174,7 +179,8 @@ def averaged(rows: Sequence[CurveRow]) -> list[dict[str, Any]]:
     for k, x in enumerate(sorted(groups)):
         group = groups[x]
         point: dict[str, Any] = {"k": k, "x": x, "x_name": group[0].x_name, "method": group[0].method}
-        point["kl"] = _mean([row.kl for row in group])
+        kl = _mean([row.kl for row in group])
+        point["kl"] = None if kl is None else max(kl, 0.0)  # sampled estimates of a small KL can fall below zero
         for name in ("gold", "proxy"):
             values = [getattr(row, name) for row in group]
             middle = _mean(values)
@@ -214,8 +220,8 @@ def correlation(summary: Summary) -> str | None:
     ]
     if len(rows) < 2:
         return None
-    low, high = min(min(r["x0"], r["y0"]) for r in rows), max(max(r["x1"], r["y1"]) for r in rows)
-    domain = [max(0.0, low - 4), min(100.0, high + 4)]
+    domain = _domain([r[k] for r in rows for k in ("x0", "x1", "y0", "y1")])
+    _spread_labels(rows, domain[1] - domain[0])
     x = alt.X("x:Q", title="simulated win rate, percent", scale=alt.Scale(domain=domain, nice=False))
     y = alt.Y("y:Q", title="human win rate, percent", scale=alt.Scale(domain=domain, nice=False))
     base = alt.Chart(alt.Data(values=rows))
@@ -226,9 +232,22 @@ def correlation(summary: Summary) -> str | None:
         base.mark_rule(strokeWidth=1.4, opacity=0.75).encode(x=alt.X("x0:Q"), x2="x1:Q", y=y, color=tint),
         base.mark_rule(strokeWidth=1.4, opacity=0.75).encode(x=x, y=alt.Y("y0:Q"), y2="y1:Q", color=tint),
         base.mark_point(filled=True, size=65, opacity=1).encode(x=x, y=y, color=tint),
-        base.mark_text(align="left", dx=8, dy=-8, fontSize=12, color=INK).encode(x=x, y=y, text="method:N"),
+        base.mark_text(align="left", baseline="middle", dx=9, fontSize=12, fontWeight=600).encode(
+            x=x, y=alt.Y("label:Q"), text="method:N", color=tint
+        ),
     )
     return _svg(chart.properties(width=430, height=340))
+
+
+def _spread_labels(rows: list[dict[str, Any]], width: float) -> None:
+    """Set ``label``, the height of each row's label: a little above its point, and clear of labels beside it."""
+    placed: list[dict[str, Any]] = []
+    for row in sorted(rows, key=lambda r: r["y"]):
+        row["label"] = row["y"] + 0.03 * width
+        for other in placed:
+            if abs(other["x"] - row["x"]) < 0.3 * width:
+                row["label"] = max(row["label"], other["label"] + 0.045 * width)
+        placed.append(row)
 
 
 def _corner(method: str, first: Contrast, second: Contrast) -> dict[str, Any]:

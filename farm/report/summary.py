@@ -96,7 +96,10 @@ class StageCost(Record):
 
 
 class Summary(Record):
-    """Everything a run concluded. ``levels`` are means over seeds, ``differences`` are paired with ``baseline``."""
+    """Everything a run concluded. ``levels`` are means over seeds, ``differences`` are paired with ``baseline``.
+
+    ``yardsticks`` names the methods in ``rows`` that were not trained (fixed writers): shown, but never a finding.
+    """
 
     schema_version: int = Field(SCHEMA_VERSION, ge=1)
     farm_version: str
@@ -105,6 +108,7 @@ class Summary(Record):
     reference: str
     judge: str
     baseline: str
+    yardsticks: tuple[str, ...] = ()
     n_instructions: int = Field(ge=0)
     rows: tuple[MethodRow, ...]
     levels: tuple[Contrast, ...] = ()

@@ -94,6 +94,7 @@ def _summary(run: Run, made: Mapping[int, Made], arms: Arms, extra: Sequence[Ste
         reference=REFERENCE,
         judge=run.recipe.evaluate.pool,
         baseline=SFT,
+        yardsticks=WRITERS if run.offline else (),
         n_instructions=run.recipe.evaluate.instructions,
         rows=tuple(rows),
         levels=tuple(contrasts.levels(measured, seed=seed)),
@@ -285,8 +286,6 @@ def _notes(run: Run) -> list[str]:
                 "The judge is a script that compares texts with known answers; its verdicts say nothing about "
                 "what people prefer."
             )
-    if len(run.recipe.seeds) == 1:
-        notes.append("One training seed: intervals are over instructions only and leave out how runs differ.")
     notes.append(
         "The pool that labels the training pairs also judges the evaluation, as in AlpacaFarm: its biases are shared."
     )

@@ -55,7 +55,8 @@ def agreement(
     for every row alike: each human in turn is left out, and the verdict (the left-out human's own in row 'human') is
     compared with the majority of the others, so that all rows face majorities of the same size. A tied majority or
     a tied verdict counts half. Preferences (longer in characters, the only list, first shown) are shares of decided
-    verdicts on pairs where they apply. Intervals: bootstrap over instructions. Annotators sorted by id.
+    verdicts on pairs where they apply. Intervals: bootstrap over instructions. Annotators sorted by id. Without any
+    human verdict only the annotators' preferences are known: the rows from 'human' on are left out.
     Raises DataError when a judgement names an unknown response.
     """
     acts, human_acts = list(judgements), list(votes)
@@ -96,6 +97,8 @@ def agreement(
     if len(rows) > 1:
         rows["pool"] = (verdicts, _outcomes(acts))
     table = [_row(name, group, mine, majorities, counts, seed) for name, (mine, counts) in rows.items()]
+    if not human:
+        return table
     table.append(_human_row(group, human, majorities, _outcomes(human_acts), seed))
     return table + [
         _row(name, group, _as_if(human, name, seed), majorities, {}, seed) for name in ("longest", "first", "random")

@@ -55,8 +55,19 @@ def rank_correlation(
         spearman=estimate(spearman),
         kendall=estimate(kendall),
         pearson=estimate(pearson),
-        mean_absolute_error=estimate(lambda a, b: np.abs(a - b).mean(axis=1)),
+        mean_absolute_error=_around(estimate(lambda a, b: np.abs(a - b).mean(axis=1))),
     )
+
+
+def _around(error: Estimate) -> Estimate:
+    """Widen the interval of a mean absolute error downwards, symmetrically about the value, not below zero.
+
+    Noise only ever adds to an absolute error, so bootstrap draws lie above the value, sometimes all of them.
+    """
+    if error.value is None or error.ci95_high is None:
+        return error
+    high = max(error.ci95_high, error.value)
+    return error.model_copy(update={"ci95_low": max(0.0, 2 * error.value - high), "ci95_high": high})
 
 
 def _means(x: list[Scores], y: list[Scores], seed: int) -> tuple[Array, Array]:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from judge_corpus import Corpus, bare_pairs, corpus
@@ -69,7 +70,7 @@ def test_every_act_has_one_outcome_in_order(small: Corpus, judge_all: Judge) -> 
 
 def test_labels_follow_the_texts_and_not_the_order(small: Corpus, judge_all: Judge) -> None:
     wins = {True: Counter[str](), False: Counter[str]()}
-    for j in judge_all(small, per_pair=13):
+    for j in judge_all(corpus(120), per_pair=13):
         if j.winner_id is not None:
             good_first = small.responses[j.shown[0]].policy == "good"
             wins[good_first][small.responses[j.winner_id].policy] += 1
@@ -96,10 +97,11 @@ def test_assignment_is_even_and_survives_a_change_of_the_pool(pool: Pool) -> Non
 
 
 @pytest.mark.parametrize("concurrency", [1, 16])
-def test_same_judgements_at_any_concurrency(concurrency: int, small: Corpus, judge_all: Judge, tmp_path: Path) -> None:
+def test_same_judgements_at_any_concurrency(concurrency: int, judge_all: Judge, tmp_path: Path) -> None:
+    made = corpus(150)
     endpoint = Remote()
-    judged = judge_all(small, endpoint=endpoint, concurrency=concurrency, path=tmp_path / "remote.sqlite")
-    assert free(judged) == free(judge_all(small))
+    judged = judge_all(made, endpoint=endpoint, concurrency=concurrency, path=tmp_path / "remote.sqlite")
+    assert free(judged) == free(judge_all(made))
     assert endpoint.most == concurrency
 
 
@@ -136,6 +138,26 @@ def test_costs_add_up_to_what_was_sent(small: Corpus, judge_all: Judge, tmp_path
         sum(c.completion_tokens for c in costs),
     )
     assert sent[0] < 392  # several pairs share a prompt
+
+
+def test_every_call_is_on_disk_before_it_is_sent(judge_all: Judge, tmp_path: Path) -> None:
+    path = tmp_path / "remote.sqlite"
+
+    def look(n: int, r: Request) -> None:
+        with Ledger(path) as other:
+            assert sum(other.counts().values()) >= n
+
+    endpoint = Remote(look)
+    judge_all(corpus(60), endpoint=endpoint, path=path, concurrency=3)
+    assert endpoint.calls > 20
+
+    class Watched(ScriptedJudge):
+        def complete(self, model: str, prompt: str, **settings: Any) -> Any:
+            with Ledger(tmp_path / "direct.sqlite") as other:
+                assert other.counts()["unknown"] > 0
+            return super().complete(model, prompt, **settings)
+
+    judge_all(corpus(20), endpoint=InProcess(Watched()), path=tmp_path / "direct.sqlite")
 
 
 def test_passing_trouble_changes_nothing(small: Corpus, judge_all: Judge, tmp_path: Path) -> None:

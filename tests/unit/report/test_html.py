@@ -129,6 +129,14 @@ def test_headline_names_winners_and_overoptimization(one):
     assert any("rank 6 methods with Spearman" in p.text for p in points)
 
 
+def test_yardsticks_are_shown_but_are_no_finding(one):
+    summary = one[0].model_copy(update={"yardsticks": ("ppo", "best_of_16")})
+    text = " ".join(p.text for p in headline(summary)[:1])
+    assert "best_of_16" not in text
+    assert "expert_iteration" in text
+    assert html.render(summary).count('class="control"') == 2 + 4
+
+
 def test_headline_over_several_seeds_uses_the_joint_interval(builder):
     summary, _ = builder((0, 1, 2), n=40)
     assert "over instructions and seeds" in headline(summary)[0].text

@@ -47,7 +47,9 @@ def test_leave_one_out_by_hand():
 
 def test_preferences_and_outcomes():
     acts = [act(k, "a", 0, first=k % 2) for k in range(8)] + [act(8, "a", None, "refused"), act(9, "a", 1, first=1)]
-    row = rows(acts, [])["a"]
+    table = rows(acts, [])
+    assert list(table) == ["a"]  # nobody to agree with: no yardsticks either
+    row = table["a"]
     assert row.prefers_longer.value == pytest.approx(8 / 9)
     assert row.prefers_longer.n == 9
     assert row.prefers_first.value == pytest.approx((4 + 1) / 9)

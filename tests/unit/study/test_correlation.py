@@ -30,6 +30,12 @@ def test_same_ranking_and_offset():
     assert (c.first, c.second) == ("simulated", "human")
 
 
+def test_interval_of_the_error_holds_the_error():
+    e = rank_correlation(side([0.5, 0.5, 0.5], n=30), side([0.5, 0.5, 0.5], n=30), seed=0).mean_absolute_error
+    assert e.ci95_low <= e.value <= e.ci95_high
+    assert e.ci95_low >= 0
+
+
 def test_close_methods_give_a_wide_interval_and_a_reversed_side_a_negative_one():
     wide = rank_correlation(side([0.5, 0.51, 0.52, 0.53], n=40), side([0.5, 0.51, 0.52, 0.53], n=40), seed=0)
     assert wide.spearman.ci95_high - wide.spearman.ci95_low > 0.5

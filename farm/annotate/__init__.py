@@ -1,0 +1,1 @@
+"""Annotation: pools, prompts, parsing, the engine and its ledger, noise."""
