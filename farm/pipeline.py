@@ -68,12 +68,14 @@ def _line(this: Run, each: workers.Each) -> Iterator[tuple[str, list[runs.Step]]
     yield "reward", _collect(made, "reward", each([(stages.reward, this, s, made[s]) for s in seeds]))
 
     # 5. Every method of the recipe optimises against it (or against the preferences), from the same SFT policy.
-    rows = list(this.recipe.improve)
-    tasks = [(row, s) for row in rows for s in seeds]
-    improved = each([(stages.improve, this, s, made[s], row) for row, s in tasks])
-    for (row, s), step in zip(tasks, improved, strict=True):
+    #    What the study needs besides is drawn and judged alongside, to keep all workers busy.
+    tasks = [(row, s) for row in this.recipe.improve for s in seeds]
+    aside = [(stages.best_of_n, this, s, made[s]) for s in seeds] + [(stages.cross, this, seeds[0], made[seeds[0]])]
+    improved = each([(stages.improve, this, s, made[s], row) for row, s in tasks] + aside)
+    for (row, s), step in zip(tasks, improved, strict=False):
         made[s][row] = step
-    yield "improve", improved
+    extra = [step for step in improved[len(tasks) :] if step is not None]
+    yield "improve", improved[: len(tasks)] + extra
 
     # 6. Every policy answers the evaluation instructions; the pool, without noise, compares it with the reference.
     tasks = [(row, s) for row in stages.policies(this) for s in seeds]
@@ -82,10 +84,7 @@ def _line(this: Run, each: workers.Each) -> Iterator[tuple[str, list[runs.Step]]
     yield "evaluate", evaluated
 
     # 7. What follows across policies: curves and their verdicts, rank correlation, agreement.
-    extra = each(
-        [(stages.best_of_n, this, s, made[s]) for s in seeds] + [(stages.cross, this, seeds[0], made[seeds[0]])]
-    )
-    study = stages.study(this, made, arms, [s for s in extra if s is not None])
+    study = stages.study(this, made, arms, extra)
     yield "study", [study]
 
     # 8. One page for people, one file of numbers for programs.

@@ -88,7 +88,7 @@ class LlamaSteps:
         """Queries [B, heads * groups, T, w], keys and values [B, heads, T, w] of inputs [B, T, d]."""
         b, t, _ = x.shape
         n, w = self.heads, self.width
-        q, k, v = linear(self._norm(x), into).split([n * self.groups * w, n * w, n * w], -1)
+        q, k, v = linear(self._norm(x), into).split([n * self.groups * w, n * w, n * w], -1)  # type: ignore[no-untyped-call]
         q, k, v = (y.view(b, t, -1, w).transpose(1, 2) for y in (q, k, v))
         return self._turn(q, *angles), self._turn(k, *angles), v
 

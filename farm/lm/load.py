@@ -18,8 +18,8 @@ from transformers.utils import logging as transformers_logging
 
 from farm.errors import DataError, MissingExtra, TrainError
 
-transformers_logging.set_verbosity_error()
-transformers_logging.disable_progress_bar()
+transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 class Lora(BaseModel):
@@ -125,7 +125,7 @@ def load_hf(auto: Any, source: str | Path, device: str, dtype: str, **settings: 
         )
     except (OSError, ValueError, KeyError) as e:
         raise DataError(_cannot_load(source, e)) from None
-    if device == "cpu" and sum(p.numel() for p in model.parameters()) < 5_000_000 and "eager" != _attention(model):
+    if device == "cpu" and sum(p.numel() for p in model.parameters()) < 5_000_000 and _attention(model) != "eager":
         model.set_attn_implementation("eager")  # measured: 1.2 times the speed of fused attention at this size
     return model.to(device)
 
@@ -210,5 +210,7 @@ def save_policy(policy: Policy, folder: Path) -> None:
             relative = os.path.relpath(base.resolve(), folder.resolve())
             for config in policy.model.peft_config.values():
                 config.base_model_name_or_path = relative
-    policy.model.save_pretrained(str(folder), safe_serialization=True)
+    # Embeddings are never trained here, so an adapter need not carry them.
+    more = {"save_embedding_layers": False} if policy.adapted else {}
+    policy.model.save_pretrained(str(folder), safe_serialization=True, **more)
     policy.tokenizer.save_pretrained(str(folder))

@@ -31,9 +31,7 @@ def positions_of(batch: Batch) -> Tensor:
 def hidden_states(model: Any, batch: Batch) -> Tensor:
     """Last hidden states [B, T, d] of the trunk."""
     trunk = bare(model).base_model
-    out = trunk(
-        input_ids=batch.ids, attention_mask=batch.attention, position_ids=positions_of(batch), use_cache=False
-    )
+    out = trunk(input_ids=batch.ids, attention_mask=batch.attention, position_ids=positions_of(batch), use_cache=False)
     return out.last_hidden_state  # type: ignore[no-any-return]
 
 
@@ -59,6 +57,11 @@ def token_logprobs(logits: Tensor, targets: Tensor, temperature: float = 1.0) ->
     return logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(1)
 
 
+def by_row(packed: Tensor, batch: Batch) -> list[Tensor]:
+    """Values of the batch's N response tokens as one CPU tensor per row."""
+    return list(packed.cpu().split(batch.lengths))  # type: ignore[no-untyped-call]
+
+
 def batches(prompts: Sequence[Ids], responses: Sequence[Ids], tokens: int = TOKENS_PER_BATCH) -> Iterator[list[int]]:
     """Row numbers in batches of about ``tokens`` padded tokens, longest rows first, so that padding is rare."""
     size = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
@@ -81,7 +84,7 @@ def logprobs(
             [prompts[i] for i in rows], [responses[i] for i in rows], policy.tokenizer.pad_token_id, policy.device
         )
         logits, _ = response_logits(policy.model, batch)
-        parts = token_logprobs(logits, batch.targets, temperature).cpu().split(batch.lengths)
+        parts = by_row(token_logprobs(logits, batch.targets, temperature), batch)
         for i, part in zip(rows, parts, strict=True):
             out[i] = part
     return out
@@ -115,6 +118,6 @@ def sequence_kl(
         sampled = (ours - theirs).gather(1, batch.targets[:, None])[:, 0]
         exact = (ours.exp() * (ours - theirs)).sum(1)
         index = torch.tensor(rows)
-        k1[index] = torch.stack([p.double().sum() for p in sampled.cpu().split(batch.lengths)])
-        full[index] = torch.stack([p.double().sum() for p in exact.cpu().split(batch.lengths)])
+        k1[index] = torch.stack([p.double().sum() for p in by_row(sampled, batch)])
+        full[index] = torch.stack([p.double().sum() for p in by_row(exact, batch)])
     return k1, full

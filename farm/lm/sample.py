@@ -45,7 +45,8 @@ def uniforms(keys: np.ndarray, steps: int) -> np.ndarray:
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z = z ^ (z >> np.uint64(31))
-    return (z >> np.uint64(11)).astype(np.float64) / 2.0**53
+    out: np.ndarray = (z >> np.uint64(11)).astype(np.float64) / 2.0**53
+    return out
 
 
 def sample(
@@ -132,9 +133,7 @@ def _rows_at_once(policy: Policy, length: int) -> int:
     return int(max(32, limit // bytes_per_row))
 
 
-def _run(
-    steps: Steps, policy: Policy, prompts: list[Ids], copies: int, u: Tensor, sampling: Sampling
-) -> list[Draw]:
+def _run(steps: Steps, policy: Policy, prompts: list[Ids], copies: int, u: Tensor, sampling: Sampling) -> list[Draw]:
     """One batch from prompt to end. ``u`` [rows, max_tokens] are the uniforms; rows = prompts x copies."""
     pad, eos, device = policy.tokenizer.pad_token_id, policy.tokenizer.eos_token_id, policy.device
     width = max(len(p) for p in prompts)

@@ -84,9 +84,10 @@ def create(
 
 
 def _fast(tokenizer: Any) -> Any:
-    from transformers import PreTrainedTokenizerFast
+    import transformers
 
-    return PreTrainedTokenizerFast(
+    fast: Any = transformers.PreTrainedTokenizerFast
+    return fast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
         eos_token=EOS,

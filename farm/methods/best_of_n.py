@@ -2,9 +2,9 @@
 
     y = argmax over y_1..y_n ~ pi(. | x) of score(x, y_i)
 
-KL(best-of-n || pi) <= log n - (n - 1)/n (Stiennon et al. 2020 as an equality; Beirami et al. 2024: a bound). ``run``
-also writes a scored pool of samples per validation prompt, from which best-of-m curves are estimated without bias
-for every m up to the pool's size. Left out: soft and regularised variants.
+KL(best-of-n || pi) <= log n - (n - 1)/n (Stiennon et al. 2020 as an equality; Beirami et al. 2024: a bound). ``pool``
+draws a scored pool of samples per prompt, from which best-of-m is estimated without bias for every m up to the pool's
+size. Left out: soft and regularised variants.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from farm.lm.load import Policy, load_policy
+from farm.lm.load import Policy
 from farm.lm.sample import sample
-from farm.methods.task import Clock, Result, Score, Task, checked, source_from
-from farm.records import Budget, Instruction, Response, Sampling, write
+from farm.methods.task import Result, Score, Task, checked, source_from
+from farm.records import Instruction, Response, Sampling
 
 CHUNK = 8192  # responses held and scored at once
 
@@ -27,28 +27,15 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     n: int = Field(16, ge=1, description="samples per response when the result is decoded")
-    pool_prompts: int = Field(64, ge=0, description="validation prompts in the scored pool (0: no pool)")
-    pool_size: int = Field(512, ge=1, description="samples per prompt in the pool")
 
 
 def run(task: Task, config: Config) -> Result:
-    """Declare the SFT policy decoded best-of-n; write ``pool.jsonl`` (scores 'proxy' and 'gold') for the curve.
+    """Declare the SFT policy decoded best-of-n; nothing is trained, and each response served costs n samples.
 
-    The pool serves the study only, so it is not in the budget: a served response costs n samples and scorings.
-    Raises DataError without prompts or reward, TrainError when a reward is not finite.
+    Raises DataError without prompts or reward.
     """
     task.need("best_of_n", score=True)
-    clock = Clock()
-    prompts = list(task.val)[: config.pool_prompts]
-    if prompts:
-        policy = load_policy(task.sft, name="sft")
-        write(task.folder / "pool.jsonl", pool(task, policy, prompts, config.pool_size))
-    return Result(
-        method="best_of_n",
-        policy=source_from(task.folder, task.sft),
-        best_of=config.n,
-        budget=Budget(seconds=clock.seconds),
-    ).save(task.folder)
+    return Result(method="best_of_n", policy=source_from(task.folder, task.sft), best_of=config.n).save(task.folder)
 
 
 def pool(task: Task, policy: Policy, prompts: Sequence[Instruction], size: int) -> Iterator[Response]:
@@ -65,7 +52,7 @@ def scored(task: Task, policy: Policy, prompts: Sequence[Instruction], n: int, p
     """``n`` samples of each prompt with their proxy (and gold) scores."""
     responses = sample(policy, prompts, n, task.sampling, name=policy.name, purpose=purpose)
     asked = [i for i in prompts for _ in range(n)]
-    assert task.score is not None  # noqa: S101 - need() has seen to it
+    assert task.score is not None  # need() has seen to it
     scores = {"proxy": checked(purpose, task.score(asked, responses), responses)}
     if task.gold is not None:
         scores["gold"] = checked("gold", task.gold(asked, responses), responses)

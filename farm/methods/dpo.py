@@ -19,8 +19,9 @@ from farm.lm.logprobs import logprobs, response_logits, sequence_sums, token_log
 from farm.lm.prompts import Batch, Ids, encode_prompts, encode_responses, lay_out
 from farm.lm.train import Optim, fit
 from farm.methods import losses
-from farm.methods.task import Clock, Result, Task, curve_of, curve_point
-from farm.records import Budget, CurvePoint, Preference
+from farm.methods.curve import Track
+from farm.methods.task import Clock, Result, Task
+from farm.records import Budget, Preference
 
 # prompt, first, second, reference log-probability of each, P(first preferred), weight
 Example = tuple[Ids, Ids, Ids, float, float, float, float]
@@ -50,20 +51,14 @@ def run(task: Task, config: Config) -> Result:
     frozen = copy_frozen(policy) if config.lora is None else None
     examples = prepare(task, policy, frozen, config.max_tokens)
 
-    def under(prompts: list[Ids], responses: list[Ids]) -> list[float]:
-        with reference_of(policy, frozen) as reference:
-            sums: list[float] = sequence_sums(
-                logprobs(reference, prompts, responses, task.sampling.temperature or 1.0)
-            ).tolist()
-        return sums
-
-    points: list[CurvePoint] = [p for p in [curve_point(task, policy, under, 0.0)] if p]
+    track = Track(task, "update", policy, frozen)
+    track.measure(0)
     updates = max(1, round(len(examples) * config.optim.epochs / config.optim.batch))
     every = max(1, updates // config.curve_points) if config.curve_points else 0
 
     def after(done: int) -> None:
-        if every and done % every == 0 and len(points) <= config.curve_points:
-            points.extend(p for p in [curve_point(task, policy, under, float(done))] if p)
+        if every and done % every == 0 and len(track.points) <= config.curve_points:
+            track.measure(done)
 
     trained = fit(
         trainable(policy),
@@ -77,8 +72,7 @@ def run(task: Task, config: Config) -> Result:
         progress=task.progress,
         after=after,
     )
-    if points and points[-1].x < trained.updates:
-        points.extend(p for p in [curve_point(task, policy, under, float(trained.updates))] if p)
+    track.measure(trained.updates)
     save_policy(policy, task.folder / "policy")
     budget = Budget(
         comparisons=len(examples), train_tokens=trained.tokens, updates=trained.updates, seconds=clock.seconds
@@ -86,7 +80,7 @@ def run(task: Task, config: Config) -> Result:
     return Result(
         method="dpo",
         policy="policy",
-        curve=curve_of(task, "dpo", "update", points),
+        curve=track.finish("dpo"),
         budget=budget,
         notes={"first_loss": trained.losses[0], "last_loss": trained.losses[-1]},
     ).save(task.folder)

@@ -17,7 +17,8 @@ from farm.lm.prompts import encode_prompts, encode_responses
 from farm.lm.train import Optim
 from farm.methods import sft
 from farm.methods.best_of_n import CHUNK, best, scored
-from farm.methods.task import Clock, Result, Task, curve_of, curve_point, summed_logprobs
+from farm.methods.curve import Track
+from farm.methods.task import Clock, Result, Task
 from farm.records import Budget, Response
 from farm.seeds import rng
 
@@ -56,8 +57,8 @@ def run(task: Task, config: Config) -> Result:
     kept = [(i, w) for i, w in zip(prompts, winners, strict=True) if w.finished and w.text.strip()]
     if not kept:
         raise DataError("expert_iteration: no winning sample is finished; raise sampling.max_tokens")
-    reference = summed_logprobs(copy_frozen(policy), task.sampling.temperature)
-    points = [p for p in [curve_point(task, policy, reference, 0.0)] if p]
+    track = Track(task, "epoch", policy, copy_frozen(policy) if config.lora is None else None)
+    track.measure(0)
     examples = list(
         zip(
             encode_prompts([i for i, _ in kept], policy.tokenizer),
@@ -68,7 +69,7 @@ def run(task: Task, config: Config) -> Result:
     trained = sft.train(
         policy, examples, config.optim, seed=task.seed, purpose="expert iteration", progress=task.progress
     )
-    points += [p for p in [curve_point(task, policy, reference, config.optim.epochs)] if p]
+    track.measure(config.optim.epochs)
     save_policy(policy, task.folder / "policy")
     budget = Budget(
         generated_sequences=generated,
@@ -81,7 +82,7 @@ def run(task: Task, config: Config) -> Result:
     return Result(
         method="expert_iteration",
         policy="policy",
-        curve=curve_of(task, "expert_iteration", "epoch", points),
+        curve=track.finish("expert_iteration"),
         budget=budget,
         notes={"winners": len(kept)},
     ).save(task.folder)

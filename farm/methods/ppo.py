@@ -27,6 +27,7 @@ from torch.nn.utils.rnn import pad_sequence
 from farm.lm.load import Lora, Policy, copy_frozen, load_policy, reference_of, save_policy, trainable
 from farm.lm.logprobs import (
     batches,
+    by_row,
     hidden_states,
     logprobs,
     response_logits,
@@ -37,8 +38,9 @@ from farm.lm.prompts import Batch, Ids, encode_prompts, lay_out
 from farm.lm.sample import draw
 from farm.lm.train import rate, step
 from farm.methods import losses
-from farm.methods.task import Clock, Result, Task, checked, curve_of, curve_point, to_responses
-from farm.records import Budget, CurvePoint, Instruction, Record, Sampling, write
+from farm.methods.curve import Track
+from farm.methods.task import Clock, Result, Task, checked, to_responses
+from farm.records import Budget, Instruction, Record, Sampling, write
 from farm.seeds import rng
 
 
@@ -93,7 +95,7 @@ class Rollouts:
 
 
 class Critic:
-    """Values of response tokens: a linear head, zero at the start, on the policy's hidden states or on its own trunk."""
+    """Values of response tokens: a linear head, zero at the start, on the policy's trunk or on one of its own."""
 
     def __init__(self, policy: Policy, own: Policy | None) -> None:
         self.own = own
@@ -124,9 +126,11 @@ def run(task: Task, config: Config) -> Result:
     parameters = trainable(policy) + critic.parameters()
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, eps=1e-5, weight_decay=0.0, fused=True)
     source = prompt_stream(task.instructions, config.rollouts, task.seed)
-    prompts = dict(zip((i.id for i in task.instructions), encode_prompts(task.instructions, policy.tokenizer), strict=True))
+    encoded = encode_prompts(task.instructions, policy.tokenizer)
+    prompts = {i.id: row for i, row in zip(task.instructions, encoded, strict=True)}
     logs: list[StepLog] = []
-    points: list[CurvePoint] = [p for p in [_point(task, policy, frozen, 0)] if p]
+    track = Track(task, "step", policy, frozen)
+    track.measure(0)
     sequences = tokens = trained = done = 0
     for number in range(1, config.steps + 1):
         chosen = next(source)
@@ -142,11 +146,10 @@ def run(task: Task, config: Config) -> Result:
         trained += config.epochs * sum(len(p) + len(r) for p, r in zip(data.prompts, data.responses, strict=True))
         done = number
         if number % config.curve_every == 0 and number < config.steps:
-            points += [p for p in [_point(task, policy, frozen, number)] if p]
+            track.measure(number)
         if task.progress is not None:
             task.progress(number, config.steps, {"score": log.score, "kl": log.kl, "tokens": log.mean_tokens})
-    if not points or points[-1].x < done:
-        points += [p for p in [_point(task, policy, frozen, done)] if p]
+    track.measure(done)
     save_policy(policy, task.folder / "policy")
     write(task.folder / "steps.jsonl", logs)
     budget = Budget(
@@ -157,9 +160,9 @@ def run(task: Task, config: Config) -> Result:
         updates=done * config.epochs * config.minibatches,
         seconds=clock.seconds,
     )
-    return Result(
-        method="ppo", policy="policy", curve=curve_of(task, "ppo", "step", points), budget=budget, notes={"steps": done}
-    ).save(task.folder)
+    return Result(method="ppo", policy="policy", curve=track.finish("ppo"), budget=budget, notes={"steps": done}).save(
+        task.folder
+    )
 
 
 def prompt_stream(instructions: Sequence[Instruction], count: int, seed: int) -> Iterator[list[Instruction]]:
@@ -188,7 +191,7 @@ def roll_out(
     keys = [f"{i.id}/{place}" for place, i in enumerate(instructions)]  # a small prompt set may repeat in a batch
     draws = draw(policy, prompts, keys, 1, sampling, purpose=f"ppo {number}")
     responses = to_responses(policy, instructions, draws, "ppo", sampling)
-    assert task.score is not None  # noqa: S101 - need() has seen to it
+    assert task.score is not None  # need() has seen to it
     scores = torch.tensor(checked("ppo", task.score(instructions, responses), responses))
     finished = [d.finished for d in draws]
     scores = scores - config.missing_eos_penalty * (~torch.tensor(finished))
@@ -219,7 +222,9 @@ def improve(
     mask = pad_sequence([torch.ones(len(r), dtype=torch.bool) for r in data.responses], batch_first=True)
     rewards = token_rewards(old, data.reference, data.scores, config.kl_coef)
     advantages, returns = losses.gae(rewards, pad_sequence(values, batch_first=True), mask, 1.0, config.gae_lambda)
-    packed = [(a[:n], r[:n]) for a, r, n in zip(losses.whiten(advantages, mask), returns, mask.sum(1).tolist(), strict=True)]
+    sizes = mask.sum(1).tolist()
+    white = losses.whiten(advantages, mask)
+    packed = [(a[:n], r[:n]) for a, r, n in zip(white, returns, sizes, strict=True)]
     totals: dict[str, float] = {}
     norms: list[float] = []
     first_error = 0.0
@@ -289,8 +294,8 @@ def _evaluate(
     for rows in minibatches:
         for part in _parts(data, rows):
             logp, value, batch = _forward(policy, critic, data, part)
-            split = zip(part, logp.cpu().split(batch.lengths), value.cpu().split(batch.lengths), strict=True)
-            for i, a, b in split:
+            rows_of = zip(part, by_row(logp, batch), by_row(value, batch), strict=True)
+            for i, a, b in rows_of:
                 old[i], values[i] = a, b
     return old, values
 
@@ -318,14 +323,3 @@ def _part_loss(
         "ratio_error": float((ratio.detach() - 1).abs().max()),
     }
     return each.sum() + config.value_coef * worth.sum(), stats
-
-
-def _point(task: Task, policy: Policy, frozen: Policy | None, x: int) -> CurvePoint | None:
-    def under(prompts: list[Ids], responses: list[Ids]) -> list[float]:
-        with reference_of(policy, frozen) as reference:
-            sums: list[float] = sequence_sums(
-                logprobs(reference, prompts, responses, task.sampling.temperature or 1.0)
-            ).tolist()
-        return sums
-
-    return curve_point(task, policy, under, float(x))

@@ -9,16 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from farm.errors import DataError, TrainError
 from farm.lm.load import Policy
-from farm.lm.logprobs import logprobs, sequence_sums
-from farm.lm.prompts import encode_prompts
-from farm.lm.sample import Draw, decode, draw
+from farm.lm.sample import Draw, decode
 from farm.records import (
     Budget,
-    CurvePoint,
     Instruction,
     Preference,
     Record,
@@ -75,7 +72,7 @@ class Result(Record):
     best_of: int = 0
     curve: RewardCurve | None = None
     budget: Budget = Budget()
-    notes: dict[str, float] = {}
+    notes: dict[str, float] = Field(default_factory=dict)
 
     def save(self, folder: Path) -> Result:
         """Write ``result.json``, and ``curve.jsonl`` where there is a curve."""
@@ -125,9 +122,7 @@ def to_responses(
 ) -> list[Response]:
     """Drawn token sequences, one per instruction, as records."""
     return [
-        Response.make(
-            i.id, text, name, n_tokens=len(d.ids) - d.finished, finished=d.finished, sampling=sampling
-        )
+        Response.make(i.id, text, name, n_tokens=len(d.ids) - d.finished, finished=d.finished, sampling=sampling)
         for i, d, text in zip(instructions, draws, decode(policy, draws), strict=True)
     ]
 
@@ -141,62 +136,3 @@ def checked(method: str, scores: Sequence[float], responses: Sequence[Response])
                 "the reward function must return finite numbers"
             )
     return list(scores)
-
-
-def standard_error(values: Sequence[float]) -> float | None:
-    """Standard error of the mean; None below two values."""
-    n = len(values)
-    if n < 2:
-        return None
-    mean = sum(values) / n
-    return float((sum((v - mean) ** 2 for v in values) / (n - 1) / n) ** 0.5)
-
-
-def curve_point(
-    task: Task, policy: Policy, reference: Callable[[list[list[int]], list[list[int]]], list[float]] | None, x: float
-) -> CurvePoint | None:
-    """Proxy, gold and KL of ``policy`` on the task's validation prompts, one response each; None without prompts.
-
-    ``reference`` gives the summed log-probabilities [rows] of responses under the SFT policy. The uniforms are the same
-    at every ``x``, so differences along a curve are less noisy than its points. KL is k1, nats per sequence.
-    """
-    if not task.val:
-        return None
-    prompts = encode_prompts(task.val, policy.tokenizer)
-    draws = draw(policy, prompts, [i.id for i in task.val], 1, task.sampling, purpose="curve")
-    responses = to_responses(policy, task.val, draws, policy.name, task.sampling)
-    proxy = checked("curve", task.score(task.val, responses), responses) if task.score else [0.0] * len(responses)
-    gold = checked("gold", task.gold(task.val, responses), responses) if task.gold else None
-    kl: list[float] | None = None
-    if reference is not None:
-        ours = [sum(d.logprobs) for d in draws]
-        theirs = reference(prompts, [d.ids for d in draws])
-        kl = [a - b for a, b in zip(ours, theirs, strict=True)]
-    n = len(responses)
-    return CurvePoint(
-        x=x,
-        n=n,
-        proxy=sum(proxy) / n,
-        proxy_se=standard_error(proxy),
-        gold=sum(gold) / n if gold else None,
-        gold_se=standard_error(gold) if gold else None,
-        kl=sum(kl) / n if kl else None,
-        kl_se=standard_error(kl) if kl else None,
-        mean_tokens=sum(r.n_tokens for r in responses) / n,
-        finished=sum(r.finished for r in responses) / n,
-    )
-
-
-def summed_logprobs(policy: Policy, temperature: float) -> Callable[[list[list[int]], list[list[int]]], list[float]]:
-    """A function from prompts and responses (token ids) to summed log-probabilities under ``policy``."""
-
-    def under(prompts: list[list[int]], responses: list[list[int]]) -> list[float]:
-        sums: list[float] = sequence_sums(logprobs(policy, prompts, responses, temperature or 1.0)).tolist()
-        return sums
-
-    return under
-
-
-def curve_of(task: Task, method: str, x_name: str, points: Sequence[CurvePoint]) -> RewardCurve | None:
-    """The points as a curve; None when there are none."""
-    return RewardCurve(method=method, seed=task.seed, x_name=x_name, points=tuple(points)) if points else None

@@ -112,7 +112,7 @@ def curve(summary: Summary, method: str) -> str | None:
             x=x, y=alt.Y("gold_low:Q", title="gold (solid)"), y2="gold_high:Q"
         )
         line = base.mark_line(color=colour, strokeWidth=2.4, point=_dot(colour)).encode(x=x, y=y)
-        layers.append(band + line + _peak_rule(summary, method, x))
+        layers.append(band + line + _peak_rule(summary, method, x, log))
     y = alt.Y(
         "proxy:Q",
         title="proxy (dashed)",
@@ -126,11 +126,11 @@ def curve(summary: Summary, method: str) -> str | None:
     return _svg(alt.layer(*layers).resolve_scale(y="independent").properties(width=244, height=190))
 
 
-def _peak_rule(summary: Summary, method: str, x: Any) -> Any:
+def _peak_rule(summary: Summary, method: str, x: Any, log: bool) -> Any:
     import altair as alt
 
     found = [v for v in summary.verdicts if v.method == method and v.over_optimized and v.peak_x is not None]
-    values = [{"x": v.peak_x} for v in found if v.peak_x or x.scale.type != "log"]
+    values = [{"x": v.peak_x} for v in found if v.peak_x or not log]
     return alt.Chart(alt.Data(values=values)).mark_rule(color=AXIS, strokeDash=[2, 3]).encode(x=x)
 
 

@@ -56,7 +56,7 @@ class RewardModel:
         if not bool(torch.isfinite(raw).all()):
             bad = int((~torch.isfinite(raw)).nonzero()[0])
             raise TrainError(f"the reward model gives {float(raw[bad])} to response {responses[bad].id}")
-        return ((raw - self.mean) / self.sd).tolist()  # type: ignore[no-any-return]
+        return ((raw - self.mean) / self.sd).tolist()
 
     @torch.no_grad()
     def raw(self, prompts: Sequence[Ids], responses: Sequence[Ids]) -> torch.Tensor:
@@ -64,14 +64,14 @@ class RewardModel:
         out = torch.empty(len(prompts))
         device = next(self.model.parameters()).device
         for rows in batches(prompts, responses):
-            batch = lay_out([prompts[i] for i in rows], [responses[i] for i in rows], self.tokenizer.pad_token_id, device)
+            batch = lay_out(
+                [prompts[i] for i in rows], [responses[i] for i in rows], self.tokenizer.pad_token_id, device
+            )
             out[torch.tensor(rows)] = rewards(self.model, batch).cpu()
         return out
 
 
 def rewards(model: Any, batch: Batch) -> torch.Tensor:
     """Reward [B] read at the last real token of each row."""
-    out = model(
-        input_ids=batch.ids, attention_mask=batch.attention, position_ids=positions_of(batch), use_cache=False
-    )
+    out = model(input_ids=batch.ids, attention_mask=batch.attention, position_ids=positions_of(batch), use_cache=False)
     return out.logits[:, 0].float()  # type: ignore[no-any-return]

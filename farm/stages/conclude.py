@@ -202,8 +202,19 @@ def _curves(run: Run, made: Mapping[int, Made], extra: Sequence[Step]) -> list[P
         for m in made.values():
             result = _result(m, row)
             if result and result.curve and len(result.curve.points) > 2:
-                curves.append(result.curve.model_copy(update={"method": row}))
+                curves.append(_by_prompt(result.curve.model_copy(update={"method": row}), m[row]))
     return curves
+
+
+def _by_prompt(curve: RewardCurve, step: Step) -> PromptCurve:
+    """A method's curve with the values behind it, so that its points can be compared prompt by prompt."""
+    import numpy as np
+
+    from farm.study.overoptimization import PromptCurve
+
+    values = runs.read_json(step.file("curve_values.json"))
+    gold = np.array(values["gold"]) if values["gold"] else None
+    return PromptCurve(curve, tuple(values["prompts"]), np.array(values["proxy"]), gold)
 
 
 def _pool_curve(step: Step, seed: int) -> PromptCurve:

@@ -38,15 +38,15 @@ def breakdown(instruction: Instruction, text: str, finished: bool = True) -> dic
         )
     r = read(task, grammar.words(text))
     return {
-        "coverage": 1.30 * r.coverage,
+        "coverage": 1.40 * r.coverage,
         "correct": 0.30 * r.correct,
         "form": 0.20 * r.form,
-        "addressed": 0.10 * r.addressed,
-        "polite": 0.15 * (r.polite >= 1),
+        "addressed": 0.20 * r.addressed,
+        "polite": 0.25 * (r.polite >= 1),
         "repeats": -0.25 * r.repeats,
         "off_topic": -0.25 * r.off_topic,
         "manners": -0.20 * (max(0, r.polite - 1) + max(0, r.confident - 1)),
-        "fillers": -0.10 * max(0, r.fillers - 1),
+        "fillers": -0.10 * r.fillers,
         "length": -0.06 * r.over_length - 0.004 * r.over_length**2,
         "unfinished": 0.0 if finished else -0.50,
     }

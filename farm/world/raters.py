@@ -27,11 +27,11 @@ class Taste:
     length enters as tanh(length / saturation) with lengths in typical responses, a list counts once.
     """
 
-    coverage: float = 1.30
+    coverage: float = 1.40
     correct: float = 0.30
     form: float = 0.20
-    addressed: float = 0.10
-    polite: float = 0.15
+    addressed: float = 0.20
+    polite: float = 0.25
     confident: float = 0.0
     more_manners: float = -0.20
     fillers: float = -0.10
@@ -66,7 +66,7 @@ class Rater:
             "form": t.form * f.form,
             "addressed": t.addressed * f.addressed,
             "polite": t.polite * (f.polite >= 1) + t.confident * (f.confident >= 1) + t.more_manners * extra,
-            "fillers": t.fillers * max(0, f.fillers - 1),
+            "fillers": t.fillers * f.fillers,
             "repeats": t.repeats * f.repeats,
             "off_topic": t.off_topic * f.off_topic,
             "over_length": -t.over_length * (0.06 * f.over_length + 0.004 * f.over_length**2),
@@ -108,7 +108,7 @@ def _jitter(taste: Taste, spread: float, *ids: object) -> Taste:
 
 N_HUMANS = 60
 HUMAN_TASTE = Taste(length=2.2, saturation=1.0, bullets=-0.20)
-HUMAN_TEMPERATURE = 0.83
+HUMAN_TEMPERATURE = 0.76
 HUMAN_POSITION_BIAS = 0.14
 HUMAN_SPREAD = 0.35
 
@@ -178,20 +178,20 @@ SHARED_TASTE = Taste(
     coverage=1.25,
     correct=0.20,
     form=0.20,
-    addressed=0.10,
-    polite=0.20,
+    addressed=0.18,
+    polite=0.35,
     confident=0.20,
-    more_manners=0.10,
-    fillers=-0.05,
+    more_manners=0.12,
+    fillers=-0.08,
     repeats=-0.08,
     off_topic=-0.12,
     over_length=0.0,
-    length=1.6,
+    length=0.7,
     bullets=0.05,
 )
 ANNOTATOR_SPREAD = 0.25
-_TIERS = {"strong": (0.55, 0.02), "medium": (0.80, 0.04), "completion": (1.10, 0.05)}  # temperature, failure rate
-_LONG_TEXT = {"length": 2.6, "bullets": -0.20, "confident": 0.10}
+_TIERS = {"strong": (0.45, 0.02), "medium": (0.65, 0.04), "completion": (0.95, 0.05)}  # temperature, failure rate
+_LONG_TEXT = {"length": 1.5, "bullets": -0.20, "confident": 0.10}
 _SHORT_TEXT = {"length": -0.25, "bullets": 0.50, "more_manners": 0.02}
 # id -> (tier, position bias, changes to the shared taste, note)
 _ANNOTATORS: dict[str, tuple[str, float, dict[str, float], str]] = {
@@ -202,10 +202,10 @@ _ANNOTATORS: dict[str, tuple[str, float, dict[str, float], str]] = {
     "a05": ("strong", 0.40, _SHORT_TEXT, "persona: likes short text and lists, leans to the first"),
     "a06": ("medium", 0.10, {}, ""),
     "a07": ("medium", -0.10, {"off_topic": -0.18}, ""),
-    "a08": ("medium", 0.15, {"length": 1.8}, ""),
+    "a08": ("medium", 0.15, {"length": 0.9}, ""),
     "a09": ("medium", 0.00, {"confident": 0.30}, ""),
     "a10": ("completion", 0.20, {}, ""),
-    "a11": ("completion", -0.20, {"length": 1.9}, ""),
+    "a11": ("completion", -0.20, {"length": 1.0}, ""),
     "a12": ("completion", 0.10, {"bullets": 0.30}, ""),
     "a13": ("completion", 0.30, {"polite": 0.30}, ""),
 }

@@ -52,32 +52,32 @@ def wanted(task: Task) -> Wanted:
     allowed = {task.who, *task.topics}
     sequence: tuple[str, ...] = ()
     if kind == "list":
-        groups, preferred = [(frozenset(lexicon.MEMBERS[task.topics[0]]), n, 1.0)], 2 * n + 9
+        groups, preferred = [(frozenset(lexicon.MEMBERS[task.topics[0]]), n, 1.0)], 2 * n + 11
     elif kind == "pick":
         right = frozenset(w for w in task.items if lexicon.TOPIC_OF[w] == task.topics[0])
-        groups, preferred = [(right, max(1, len(right)), 1.0)], 2 * n + 9
+        groups, preferred = [(right, max(1, len(right)), 1.0)], 2 * n + 11
     elif kind == "sort":
         sequence = tuple(sorted(task.items, key=int, reverse=task.down))
-        groups, preferred = [(frozenset(sequence), len(sequence), 1.0)], 2 * len(sequence) + 10
+        groups, preferred = [(frozenset(sequence), len(sequence), 1.0)], 2 * len(sequence) + 12
     elif kind == "compare":
         best = (min if task.down else max)(task.items, key=int)
-        groups, preferred = [(frozenset([best]), 1, 1.0)], 12
+        groups, preferred = [(frozenset([best]), 1, 1.0)], 14
         allowed |= {"big", "small"}
     elif kind == "opposite":
-        groups, preferred = [(frozenset([lexicon.OPPOSITES[task.word]]), 1, 1.0)], 12
+        groups, preferred = [(frozenset([lexicon.OPPOSITES[task.word]]), 1, 1.0)], 14
         allowed.add(task.word)
     elif kind == "describe":
         topic = lexicon.TOPIC_OF[task.word]
         groups = [(frozenset([task.word]), 1, 1.0), (frozenset(lexicon.TRAITS[topic]), 3, 1.0)]
         allowed.add(topic)
-        preferred = 16
+        preferred = 18
     elif kind == "about":
         groups = [(frozenset(lexicon.MEMBERS[topic]), n, 1.0) for topic in task.topics]
-        preferred = 6 * n + 9
+        preferred = 6 * n + 11
     else:
         topic = task.topics[0]
         groups = [(frozenset(lexicon.MEMBERS[topic]), n, 1.0), (frozenset(lexicon.TRAITS[topic]), n, 0.5)]
-        preferred = 5 * n + 8
+        preferred = 5 * n + 10
     for topic in task.topics if kind in ("list", "about", "advise", "pick") else ():
         allowed |= set(lexicon.TRAITS[topic])
     for fitting, _, _ in groups:

@@ -7,25 +7,13 @@ from __future__ import annotations
 
 _TOPICS = """
 fruits: apple pear plum grape peach mango lemon cherry | sweet fresh ripe juicy soft bright
-vegetables: carrot potato onion cabbage pea bean leek spinach | fresh healthy green cheap plain tasty
 animals: tiger horse wolf bear fox rabbit deer goat | wild strong fast shy fierce warm
-birds: owl eagle hawk sparrow swan crow robin duck | graceful wild light fast colorful loud
-insects: ant bee moth beetle wasp cricket butterfly ladybug | small light busy colorful quiet fast
 tools: hammer saw drill wrench axe shovel rake chisel | useful sharp heavy hard strong sturdy
 vehicles: car bus train bicycle truck tram scooter van | fast loud heavy comfortable modern safe
 drinks: tea coffee water milk juice cocoa lemonade cider | warm cool fresh sweet cheap healthy
 clothes: shirt coat hat scarf glove jacket skirt sweater | warm soft light thin colorful clean
 instruments: piano violin drum flute guitar trumpet harp cello | loud quiet beautiful gentle old bright
-toys: ball doll kite puzzle robot puppet marble balloon | small colorful light simple safe cheap
-flowers: rose tulip daisy lily violet orchid poppy sunflower | bright beautiful fresh delicate colorful tall
-trees: oak pine maple birch willow cedar elm palm | tall old green strong thick calm
-rooms: kitchen bedroom bathroom garage attic cellar hall library | clean warm quiet dark bright comfortable
 jobs: farmer baker pilot nurse painter sailor chef tailor | brave careful busy friendly strong clever
-buildings: castle bridge tower museum school hospital factory theater | tall old modern strong big quiet
-desserts: cake pie cookie pudding tart waffle muffin donut | sweet soft warm rich tasty fresh
-places: river mountain lake forest desert beach valley island | wild calm beautiful deep big quiet
-gems: diamond ruby pearl emerald opal topaz amber jade | shiny rare hard bright small rich
-spices: pepper cinnamon ginger basil mint thyme garlic saffron | strong warm dry rare fresh tasty
 """
 
 _OPPOSITES = """
@@ -37,7 +25,8 @@ rare common, cheap expensive
 
 _AUDIENCES = """
 child teacher student friend visitor beginner parent neighbor guest doctor writer lawyer singer soldier traveler driver
-dancer queen
+dancer queen king poet judge nephew niece cousin hunter swimmer runner scientist sculptor tourist player leader stranger
+scholar camper novice
 """
 
 

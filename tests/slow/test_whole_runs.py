@@ -1,0 +1,93 @@
+"""Whole runs: interrupted or not, the same numbers; a finished run does no work; one template edit asks only its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from farm.report import summary
+
+pytestmark = pytest.mark.slow
+
+
+def start(out: Path, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "farm", "run", "tiny", "--out", str(out), *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(out: Path, *more: str) -> str:
+    process = start(out, *more)
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    return errors
+
+
+def numbers(out: Path) -> str:
+    return summary.dumps(summary.stable(summary.read(out / "8-report" / "summary.json")))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    finish(out)
+    return out
+
+
+def test_kill_at_three_stages_changes_nothing(whole, tmp_path):
+    out = tmp_path / "cut"
+    for wanted in ("2-sample/seed-0", "5-improve/ppo/seed-0.partial", "6-evaluate/sft/seed-0"):
+        process = start(out)
+        while not (out / wanted).exists():
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    finish(out)
+    assert numbers(out) == numbers(whole)
+
+
+def test_a_finished_run_does_no_work(whole):
+    stamps = {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file() and p.suffix in (".jsonl", ".html")}
+    assert "nothing to do" in finish(whole)
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+
+
+def test_outcomes_add_up(whole):
+    s = summary.read(whole / "8-report" / "summary.json")
+    for row in s.rows:
+        assert sum(row.outcomes.values()) == row.n + row.n_failed == 40
+    assert sum(s.training_outcomes.values()) == len((whole / "2-sample/seed-0/pairs.jsonl").read_text().splitlines())
+
+
+def test_one_character_of_a_template_redoes_only_its_labels(whole, tmp_path):
+    from farm import resources
+
+    out, pool = tmp_path / "edited", tmp_path / "farm13"
+    shutil.copytree(whole, out)
+    shutil.copytree(resources.folder("annotators") / "farm13", pool)
+    template = pool / "prompts" / "a06.txt"
+    template.write_text(template.read_text().replace(".", "!", 1))
+
+    def asked() -> dict[str, int]:
+        with sqlite3.connect(out / "ledger.sqlite") as db:
+            return dict(db.execute("select annotator, count(*) from attempts group by annotator"))
+
+    before = asked()
+    finish(out, "--set", f"annotate.pool={pool}")
+    after = asked()
+    assert {a for a in after if after[a] != before.get(a)} == {"a06"}
+
+
+def test_the_manifest_tells_what_was_done(whole):
+    manifest = json.loads((whole / "manifest.json").read_text())
+    assert manifest["wall_seconds"] > 0
+    assert "8-report" in manifest["steps"]
