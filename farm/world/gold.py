@@ -42,7 +42,7 @@ def breakdown(instruction: Instruction, text: str, finished: bool = True) -> dic
         "correct": 0.30 * r.correct,
         "form": 0.20 * r.form,
         "addressed": 0.20 * r.addressed,
-        "polite": 0.25 * (r.polite >= 1),
+        "polite": 0.40 * (r.polite >= 1),
         "repeats": -0.25 * r.repeats,
         "off_topic": -0.25 * r.off_topic,
         "manners": -0.20 * (max(0, r.polite - 1) + max(0, r.confident - 1)),

@@ -31,7 +31,7 @@ class Taste:
     correct: float = 0.30
     form: float = 0.20
     addressed: float = 0.20
-    polite: float = 0.25
+    polite: float = 0.40
     confident: float = 0.0
     more_manners: float = -0.20
     fillers: float = -0.10
@@ -179,19 +179,19 @@ SHARED_TASTE = Taste(
     correct=0.20,
     form=0.20,
     addressed=0.18,
-    polite=0.35,
+    polite=0.50,
     confident=0.20,
-    more_manners=0.12,
+    more_manners=0.15,
     fillers=-0.08,
     repeats=-0.08,
     off_topic=-0.12,
     over_length=0.0,
-    length=0.7,
+    length=0.5,
     bullets=0.05,
 )
 ANNOTATOR_SPREAD = 0.25
 _TIERS = {"strong": (0.45, 0.02), "medium": (0.65, 0.04), "completion": (0.95, 0.05)}  # temperature, failure rate
-_LONG_TEXT = {"length": 1.5, "bullets": -0.20, "confident": 0.10}
+_LONG_TEXT = {"length": 1.3, "bullets": -0.20, "confident": 0.10}
 _SHORT_TEXT = {"length": -0.25, "bullets": 0.50, "more_manners": 0.02}
 # id -> (tier, position bias, changes to the shared taste, note)
 _ANNOTATORS: dict[str, tuple[str, float, dict[str, float], str]] = {
@@ -202,10 +202,10 @@ _ANNOTATORS: dict[str, tuple[str, float, dict[str, float], str]] = {
     "a05": ("strong", 0.40, _SHORT_TEXT, "persona: likes short text and lists, leans to the first"),
     "a06": ("medium", 0.10, {}, ""),
     "a07": ("medium", -0.10, {"off_topic": -0.18}, ""),
-    "a08": ("medium", 0.15, {"length": 0.9}, ""),
+    "a08": ("medium", 0.15, {"length": 0.6}, ""),
     "a09": ("medium", 0.00, {"confident": 0.30}, ""),
     "a10": ("completion", 0.20, {}, ""),
-    "a11": ("completion", -0.20, {"length": 1.0}, ""),
+    "a11": ("completion", -0.20, {"length": 0.7}, ""),
     "a12": ("completion", 0.10, {"bullets": 0.30}, ""),
     "a13": ("completion", 0.30, {"polite": 0.30}, ""),
 }

@@ -52,32 +52,32 @@ def wanted(task: Task) -> Wanted:
     allowed = {task.who, *task.topics}
     sequence: tuple[str, ...] = ()
     if kind == "list":
-        groups, preferred = [(frozenset(lexicon.MEMBERS[task.topics[0]]), n, 1.0)], 2 * n + 11
+        groups, preferred = [(frozenset(lexicon.MEMBERS[task.topics[0]]), n, 1.0)], 2 * n + 14
     elif kind == "pick":
         right = frozenset(w for w in task.items if lexicon.TOPIC_OF[w] == task.topics[0])
-        groups, preferred = [(right, max(1, len(right)), 1.0)], 2 * n + 11
+        groups, preferred = [(right, max(1, len(right)), 1.0)], 2 * n + 14
     elif kind == "sort":
         sequence = tuple(sorted(task.items, key=int, reverse=task.down))
-        groups, preferred = [(frozenset(sequence), len(sequence), 1.0)], 2 * len(sequence) + 12
+        groups, preferred = [(frozenset(sequence), len(sequence), 1.0)], 2 * len(sequence) + 15
     elif kind == "compare":
         best = (min if task.down else max)(task.items, key=int)
-        groups, preferred = [(frozenset([best]), 1, 1.0)], 14
+        groups, preferred = [(frozenset([best]), 1, 1.0)], 17
         allowed |= {"big", "small"}
     elif kind == "opposite":
-        groups, preferred = [(frozenset([lexicon.OPPOSITES[task.word]]), 1, 1.0)], 14
+        groups, preferred = [(frozenset([lexicon.OPPOSITES[task.word]]), 1, 1.0)], 17
         allowed.add(task.word)
     elif kind == "describe":
         topic = lexicon.TOPIC_OF[task.word]
         groups = [(frozenset([task.word]), 1, 1.0), (frozenset(lexicon.TRAITS[topic]), 3, 1.0)]
         allowed.add(topic)
-        preferred = 18
+        preferred = 21
     elif kind == "about":
         groups = [(frozenset(lexicon.MEMBERS[topic]), n, 1.0) for topic in task.topics]
-        preferred = 6 * n + 11
+        preferred = 6 * n + 14
     else:
         topic = task.topics[0]
         groups = [(frozenset(lexicon.MEMBERS[topic]), n, 1.0), (frozenset(lexicon.TRAITS[topic]), n, 0.5)]
-        preferred = 5 * n + 10
+        preferred = 5 * n + 13
     for topic in task.topics if kind in ("list", "about", "advise", "pick") else ():
         allowed |= set(lexicon.TRAITS[topic])
     for fitting, _, _ in groups:
