@@ -44,7 +44,11 @@ def run(study: recipe.Recipe, folder: Path, until: str = "report") -> str:
                 break
     if not this.worked:
         progress.say(f"nothing to do: every step of '{study.name}' up to {until} is done and up to date")
-    return str(folder / "8-report" / "index.html" if until == "report" else steps[-1].folder)
+    if until != "report":
+        return str(steps[-1].folder)
+    for finding in stages.findings(steps[-1]):
+        progress.say(f"- {finding}")
+    return str(folder / "8-report" / "index.html")
 
 
 def _line(this: Run, each: workers.Each) -> Iterator[tuple[str, list[runs.Step]]]:

@@ -305,7 +305,8 @@ class CurvePoint(Record):
 
 
 class RewardCurve(Record):
-    """Proxy and gold against optimisation pressure for one method and seed; ``x_name`` is 'n', 'step' or 'epoch'."""
+    """Proxy and gold against optimisation pressure for one method and seed; ``x_name`` is
+    'n', 'step', 'update' or 'epoch'."""
 
     method: str
     seed: int

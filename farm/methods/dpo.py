@@ -27,6 +27,9 @@ from farm.records import Budget, Preference
 Example = tuple[Ids, Ids, Ids, float, float, float, float]
 
 
+LEARNS_FROM_PREFERENCES = True  # the pipeline hands it the labelled pairs and their instructions
+
+
 class Config(BaseModel):
     """Settings of DPO. The default rate suits a tiny model; for a pretrained one start at 1e-6 (full), 1e-5 (LoRA)."""
 

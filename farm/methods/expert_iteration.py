@@ -2,9 +2,9 @@
 
     y* = argmax over y_1..y_n ~ pi_sft(. | x) of score(x, y_i);   loss = - log pi(y* | x), one round
 
-Defaults follow AlpacaFarm (Dubois et al. 2023): n = 16, trained from the SFT policy with the settings of SFT; also
-known as RAFT and ReST. Unfinished winners are left out, since there is no end to learn from them. Left out: more than
-one round, thresholds.
+Defaults follow AlpacaFarm (Dubois et al. 2023): n = 16, trained from the SFT policy (there with the settings of SFT,
+here more gently); also known as RAFT and ReST. Unfinished winners are left out, since there is no end to learn from
+them. Left out: more than one round, thresholds.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def run(task: Task, config: Config) -> Result:
         chosen = prompts[start : start + at_once]
         responses = scored(task, policy, chosen, config.n, "expert iteration")
         generated += len(responses)
-        tokens += sum(r.n_tokens for r in responses)
+        tokens += sum(r.n_tokens + r.finished for r in responses)
         winners += best(responses, [r.scores["proxy"] for r in responses], config.n)
         if task.progress is not None:
             task.progress(start + len(chosen), len(prompts), {})

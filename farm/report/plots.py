@@ -102,7 +102,9 @@ def curve(summary: Summary, method: str) -> str | None:
     scale = alt.Scale(type="log", base=2, nice=False) if log else alt.Scale(nice=False)
     ticks = [p["x"] for p in points if math.log2(p["x"]) % 1 == 0] if log else alt.Undefined
     whole = all(p["x"] % 1 == 0 for p in points)
-    axis = alt.Axis(grid=False, values=ticks, format="~g", tickCount=6, tickMinStep=1 if whole else alt.Undefined)
+    axis = alt.Axis(
+        grid=False, values=ticks, format="d" if whole else "~g", tickCount=6, tickMinStep=1 if whole else alt.Undefined
+    )
     x = alt.X("x:Q", title=f"{name} (log scale)" if log else name, scale=scale, axis=axis)
     base = alt.Chart(alt.Data(values=points))
     layers = []

@@ -25,7 +25,6 @@ from farm.records import Estimate, Instruction, Preference, Record, Response, wr
 from farm.reward.model import RewardModel, rewards
 from farm.seeds import rng, torch_rng
 
-
 NORMALISE_ON = 4096  # responses; the standard error of the mean is then below 0.02
 
 

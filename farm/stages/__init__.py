@@ -5,7 +5,7 @@ models in the Hugging Face format. Step functions run in worker processes.
 """
 
 from farm.stages.common import Made, Run, policies, shapes
-from farm.stages.conclude import best_of_n, report, study
+from farm.stages.conclude import best_of_n, findings, report, study
 from farm.stages.judge import annotate, cross, evaluate
 from farm.stages.train import data, improve, reward, sample, sft
 
@@ -17,6 +17,7 @@ __all__ = [
     "cross",
     "data",
     "evaluate",
+    "findings",
     "improve",
     "policies",
     "report",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from farm import records, runs
+from farm import records, runs, world
 from farm.errors import DataError, MissingExtra
 from farm.progress import Progress
 from farm.recipe import Recipe, Shapes, dump
@@ -51,6 +51,14 @@ class Run:
         peak = workers + runs.peak_memory_mb()
         self.manifest["peak_memory_mb"] = round(max(peak, self.manifest.get("peak_memory_mb", 0.0)), 1)
         runs.write_json(self.folder / "manifest.json", self.manifest)
+
+    def stage_seconds(self) -> dict[str, float]:
+        """Seconds by stage, summed over its steps (which run side by side), in pipeline order."""
+        total: dict[str, float] = {}
+        for name, step in sorted(self.manifest["steps"].items()):
+            stage = name.split("/")[0].partition("-")[2]
+            total[stage] = round(total.get(stage, 0.0) + step["seconds"], 3)
+        return total
 
     @property
     def offline(self) -> bool:
@@ -112,7 +120,8 @@ def settings_of(run: Run, seed: int, *parts: Any) -> dict[str, Any]:
     """What a step's fingerprint is made of, besides its inputs."""
     r = run.recipe
     shown = [p.model_dump(mode="json") if hasattr(p, "model_dump") else p for p in parts]
-    return {"seed": seed, "policy": r.policy.model_dump(), "threads": r.compute.threads, "settings": shown}
+    policy, threads = r.policy.model_dump(), r.compute.threads
+    return {"seed": seed, "policy": policy, "threads": threads, "world": world.VERSION, "settings": shown}
 
 
 def new_task(

@@ -350,12 +350,17 @@ def report(run: Run, across: Step, made: Mapping[int, Made]) -> Step:
         from farm.report import html, summary
         from farm.report.samples import Exhibit
 
-        numbers = summary.read(across.file("summary.json")).model_copy(
-            update={
-                "wall_seconds": run.manifest.get("wall_seconds"),
-                "peak_memory_mb": run.manifest.get("peak_memory_mb"),
-            }
-        )
+        numbers = summary.read(across.file("summary.json"))
+        judged = {c.stage: c.cost for c in numbers.costs}
+        measured = {
+            "costs": tuple(
+                summary.StageCost(stage=name, seconds=seconds, cost=judged.get(name, Cost()))
+                for name, seconds in run.stage_seconds().items()
+            ),
+            "wall_seconds": run.manifest.get("wall_seconds"),
+            "peak_memory_mb": run.manifest.get("peak_memory_mb"),
+        }
+        numbers = numbers.model_copy(update=measured)
         exhibits = records.read(across.file("exhibits.jsonl"), Exhibit)
         recipe = (run.folder / "recipe.yaml").read_text(encoding="utf-8")
         summary.write(folder / "summary.json", numbers)
@@ -363,3 +368,11 @@ def report(run: Run, across: Step, made: Mapping[int, Made]) -> Step:
 
     about = {"about": run.recipe.about, "version": _version()}
     return runs.perform(run.step("8-report"), about, [across], work)
+
+
+def findings(step: Step) -> list[str]:
+    """What the run found, in sentences, for the terminal."""
+    from farm.report.headline import headline
+    from farm.report.summary import read
+
+    return [point.text for point in headline(read(step.file("summary.json")))]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from farm import records, runs
+from farm import records, runs, world
 from farm.errors import DataError
 from farm.progress import Progress
 from farm.records import Instruction, Judgement, Pair, Response, Sampling
@@ -32,12 +32,12 @@ def _judge(run: Run, made: Made) -> Iterator[Endpoint]:
     if where.kind == "scripted":
         from farm.world.judge import ScriptedJudge
 
-        yield InProcess(ScriptedJudge(answers), name="scripted")
+        yield InProcess(ScriptedJudge(answers), name=f"scripted-{world.VERSION}")
         return
     from farm.world import serve
 
     with serve.background(answers) as (url, token):
-        yield OpenAIEndpoint(url, name="local_server", api_key=token, timeout=where.timeout)
+        yield OpenAIEndpoint(url, name=f"local_server-{world.VERSION}", api_key=token, timeout=where.timeout)
 
 
 def judged(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from farm import records, runs
+from farm import records, runs, world
 from farm.errors import DataError
 from farm.progress import Progress, say
 from farm.records import Instruction, Pair, Preference, Response, Sampling
@@ -43,7 +43,7 @@ def data(run: Run) -> Step:
             records.write(folder / f"{name}.jsonl", rows)
         runs.write_json(folder / "answers.json", answers)
 
-    return runs.perform(run.step("0-data"), r.model_dump(), inputs, work)
+    return runs.perform(run.step("0-data"), {"data": r.model_dump(), "world": world.VERSION}, inputs, work)
 
 
 def sft(run: Run, seed: int, made: Made) -> Step:
@@ -153,7 +153,7 @@ def improve(run: Run, seed: int, made: Made, row: str) -> Step:
         limit = getattr(config, "prompts", None) or len(split(made, "unlabeled"))
         instructions = usable(run, made, "unlabeled", limit, folder)
         more: dict[str, Any] = {}
-        if method == "dpo":
+        if getattr(module(method), "LEARNS_FROM_PREFERENCES", False):
             more["preferences"] = records.read(made["annotate"].file("preferences.jsonl"), Preference)
             more["responses"] = records.by_id(records.read(made["sample"].file("responses.jsonl"), Response))
             instructions = split(made, "preference")

@@ -1,4 +1,4 @@
-"""Whole runs: interrupted or not, the same numbers; a finished run does no work; one template edit asks only its own."""
+"""Whole runs: cut off or not, the same numbers; a finished run does no work; a template edit asks only its own."""
 
 from __future__ import annotations
 
@@ -91,3 +91,16 @@ def test_the_manifest_tells_what_was_done(whole):
     manifest = json.loads((whole / "manifest.json").read_text())
     assert manifest["wall_seconds"] > 0
     assert "8-report" in manifest["steps"]
+
+
+def test_an_unreachable_judge_is_named_and_nothing_is_lost(whole, tmp_path):
+    out = tmp_path / "unreachable"
+    shutil.copytree(whole, out)
+    url = "http://127.0.0.1:9/v1"
+    process = start(out, "--set", "annotate.endpoint.kind=openai", "--set", f"annotate.endpoint.base_url={url}")
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert url in errors
+    assert "Traceback" not in errors
+    assert (out / "2-sample/seed-0/step.json").is_file()
+    assert "nothing to do" in finish(out)  # the scripted judge again: everything still stands

@@ -71,7 +71,8 @@ def test_every_shipped_recipe_is_valid():
 def test_several_mistakes_at_once(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text(
-        "name: r\ndata: {world: offline}\nsampel: {}\nsft: {lr: 3}\nimprove: {a: {method: poo}, b: {method: ppo, stepz: 1}}\n"
+        "name: r\ndata: {world: offline}\nsampel: {}\nsft: {lr: 3}\n"
+        "improve: {a: {method: poo}, b: {method: ppo, stepz: 1}}\n"
     )
     refused(farm("run", str(path)), "r.yaml: 4 mistakes", "'sample'", "sft.lr", "'ppo'", "'steps'")
 
@@ -90,28 +91,29 @@ def test_missing_recipe_and_missing_data(tmp_path):
     refused(farm("run", "tiny", *sets), "1 instructions, but the card of alpaca_eval_805 says 805")
 
 
-def offline_text(tmp_path: Path, rows: list[str]) -> list[str]:
+@pytest.fixture
+def own_text(tmp_path):
+    """A function that runs a recipe on given training rows, with one evaluation instruction of its own."""
     card = tmp_path / "set"
     card.mkdir()
     (card / "card.yaml").write_text(
         "name: mine\nabout: x\nsource: x\nlicence: x\nn: 1\ncolumns: {reference: ref}\nhow_to_get: x\n"
     )
     (tmp_path / "e.jsonl").write_text('{"instruction": "held out", "ref": "b"}\n')
-    (tmp_path / "d.jsonl").write_text("\n".join(rows))
-    sets = ["--set", f"data.eval_path={tmp_path / 'e.jsonl'}", "--set", f"data.eval_set={card}"]
-    return ["run", "tiny", "--data", str(tmp_path / "d.jsonl"), *sets, "--out", str(tmp_path / "out")]
+
+    def run(rows: list[str]) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "d.jsonl").write_text("\n".join(rows))
+        sets = ["--set", f"data.eval_path={tmp_path / 'e.jsonl'}", "--set", f"data.eval_set={card}"]
+        return farm("run", "tiny", "--data", str(tmp_path / "d.jsonl"), *sets, "--out", str(tmp_path / "out"))
+
+    return run
 
 
-def test_a_malformed_row_and_an_empty_split(tmp_path):
+def test_a_malformed_row_and_an_empty_split(own_text):
     good = [json.dumps({"instruction": f"say {i}", "output": "x"}) for i in range(9)]
-    refused(farm(*offline_text(tmp_path, [*good, '{"instruction": 7}'])), "d.jsonl, line 10, field 'instruction'")
-    (tmp_path / "d.jsonl").write_text("\n".join(good))
-    refused(farm(*offline_text_again(tmp_path)), "d.jsonl", "empty")
-
-
-def offline_text_again(tmp_path: Path) -> list[str]:
-    sets = ["--set", f"data.eval_path={tmp_path / 'e.jsonl'}", "--set", f"data.eval_set={tmp_path / 'set'}"]
-    return ["run", "tiny", "--data", str(tmp_path / "d.jsonl"), *sets, "--out", str(tmp_path / "out")]
+    refused(own_text([*good, '{"instruction": 7}']), "d.jsonl, line 10, field 'instruction'")
+    refused(own_text([*good, "{"]), "d.jsonl, line 10: not JSON")
+    refused(own_text(good), "d.jsonl", "empty")
 
 
 def test_an_unwritable_output_folder(tmp_path):

@@ -139,3 +139,34 @@ def test_lean_engine_sees_adapters(toy, asks):
     assert sample(policy, asks, 2, SAMPLING, name="x", purpose="p") != before
     again = logprobs(policy, prompts, [d.ids for d in draws])
     assert all(np.allclose(d.logprobs, o.numpy(), atol=2e-5) for d, o in zip(draws, again, strict=True))
+
+
+@pytest.mark.parametrize("name", ["GPT2", "Gemma2"])
+def test_other_architectures_keep_honest_log_probabilities(toy, asks, tmp_path, name):
+    import transformers
+
+    tokenizer = load_policy(toy).tokenizer
+    shapes = {
+        "GPT2": {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32},
+        "Gemma2": {
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 8,
+            "final_logit_softcapping": 0.5,  # bends every logit: its head is more than a matrix
+        },
+    }
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=1, **shapes[name]
+    )
+    torch.manual_seed(0)
+    head = "GPT2LMHeadModel" if name == "GPT2" else "Gemma2ForCausalLM"
+    getattr(transformers, head)(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    policy = load_policy(tmp_path)
+    prompts = encode_prompts([*asks, Instruction.make("please say the word a")], tokenizer)
+    draws = draw(policy, prompts, [str(i) for i in range(9)], 2, SAMPLING, purpose="t")
+    again = logprobs(policy, [p for p in prompts for _ in range(2)], [d.ids for d in draws])
+    assert all(np.allclose(d.logprobs, o.numpy(), atol=2e-5) for d, o in zip(draws, again, strict=True))
