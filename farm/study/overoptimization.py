@@ -40,7 +40,9 @@ class Verdict(Record):
 
     Points are ordered by x; the first is the start, the last the end. ``rise`` = gold at its peak - at the start,
     ``fall`` = gold at its peak - at the end, ``proxy_after_peak`` = proxy at the end - at the gold peak, all averaged
-    over seeds; a flag is true where the 95% interval lies above zero. ``peaks`` holds each seed's peak x,
+    over seeds; a flag is true where the 95% interval lies above zero. Seeds often collapse to very different depths,
+    which makes the interval over few seeds wide: ``seeds_falling`` counts those whose own interval (over prompts)
+    lies above zero, and a fall in every seed counts as a fall too. ``peaks`` holds each seed's peak x,
     ``peak_x`` and ``peak_kl`` their medians. ``over_optimized`` = gold falls while the proxy keeps rising.
     ``tested`` says where the intervals come from.
     """
@@ -60,6 +62,7 @@ class Verdict(Record):
     proxy_after_peak: Estimate
     gold_rises: bool = False
     gold_falls: bool = False
+    seeds_falling: int | None = None
     proxy_keeps_rising: bool = False
     over_optimized: bool = False
     tested: str = ""
@@ -88,9 +91,9 @@ def verdict(curves: Sequence[RewardCurve | PromptCurve], *, seed: int) -> Verdic
     paired = [c for c in curves if isinstance(c, PromptCurve) and c.gold is not None and len(c.prompts) >= FOLDS]
     if len(paired) == len(curves):
         moves, tested = _paired(paired, seed), "paired over prompts, cross-fitted peak"
-    else:
-        moves, tested = _from_errors(plain), "from the points' standard errors, peak allowed for"
-    return _conclude(plain, moves, tested)
+        falling = sum(above_zero(_paired([c], seed)[1]) for c in paired)
+        return _conclude(plain, moves, tested, falling)
+    return _conclude(plain, _from_errors(plain), "from the points' standard errors, peak allowed for", None)
 
 
 def _problem(curves: list[RewardCurve]) -> str:
@@ -181,11 +184,13 @@ def _peak(curve: RewardCurve) -> int:
     return int(np.argmax([p.gold for p in curve.points if p.gold is not None]))
 
 
-def _conclude(curves: list[RewardCurve], moves: Moves, tested: str) -> Verdict:
+def _conclude(curves: list[RewardCurve], moves: Moves, tested: str, falling: int | None) -> Verdict:
     rise, fall, after = moves
     tops = [c.points[_peak(c)] for c in curves]
     kls = [p.kl for p in tops if p.kl is not None]
-    rises, falls, proxy_rises = above_zero(rise), above_zero(fall), above_zero(after)
+    rises, proxy_rises = above_zero(rise), above_zero(after)
+    in_each = len(curves) > 1 and falling == len(curves)
+    falls = above_zero(fall) or in_each
     peaks = tuple(p.x for p in tops)
     peak_x = float(np.median(peaks))
     peak_kl = float(np.median(kls)) if len(kls) == len(tops) else None
@@ -199,7 +204,8 @@ def _conclude(curves: list[RewardCurve], moves: Moves, tested: str) -> Verdict:
     if falls:
         turn = f" to a peak at {where}, then falls" if rises else f" and falls from {where}"
         proxy = "while the proxy keeps rising: over-optimization" if proxy_rises else "but the proxy stops rising too"
-        rest = f"{turn} by {interval(fall)} until {end} {proxy}"
+        each = "" if above_zero(fall) else f" in each of {len(curves)} seeds, on average"
+        rest = f"{turn}{each} by {interval(fall)} until {end} {proxy}"
     elif all(c.points[-1] is top for c, top in zip(curves, tops, strict=True)):
         rest = f" and is highest at the end ({end}): no over-optimization up to there"
     elif fall.ci95_low is None and fall.value:
@@ -224,6 +230,7 @@ def _conclude(curves: list[RewardCurve], moves: Moves, tested: str) -> Verdict:
         proxy_after_peak=after,
         gold_rises=rises,
         gold_falls=falls,
+        seeds_falling=falling,
         proxy_keeps_rising=proxy_rises,
         over_optimized=falls and proxy_rises,
         tested=tested,

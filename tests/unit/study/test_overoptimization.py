@@ -122,3 +122,20 @@ def test_bad_curves_are_refused():
         verdict([backward], seed=0)
     with pytest.raises(DataError, match="shape"):
         PromptCurve(data.curve, data.prompts[:-1], data.proxy, data.gold)
+
+
+def test_seeds_that_fall_to_different_depths_all_fall():
+    ends = (0.2, -1.5, -7.0)
+    three = [planted((*HUMP[:-1], end), seed=k, prompts=300, noise=0.3) for k, end in enumerate(ends)]
+    v = verdict(three, seed=0)
+    assert v.fall.ci95_low < 0  # three so different seeds say little about a fourth
+    assert v.seeds_falling == 3
+    assert v.over_optimized
+    assert "in each of 3 seeds" in v.sentence
+
+
+def test_one_seed_that_does_not_fall_is_enough_to_doubt():
+    three = [planted((*HUMP[:-1], end), seed=k, prompts=300, noise=0.3) for k, end in enumerate((1.2, -1.5, -7.0))]
+    v = verdict(three, seed=0)
+    assert v.seeds_falling == 2
+    assert not v.over_optimized
