@@ -1,18 +1,19 @@
 """The gold reward: what the human population on average wants, as a short pure formula. Nobody in a run sees it.
 
-    gold =  1.30 * coverage            share of the asked items delivered (distinct, capped at what was asked)
+    gold =  1.40 * coverage            share of the asked items delivered (distinct, capped at what was asked)
           + 0.30 * correct             everything asked, nothing wrong (verifiable: right; open: no word off topic)
           + 0.20 * form                closed by . or !, nothing run together
-          + 0.10 * addressed           speaks to the audience named
-          + 0.15 * [polite >= 1]       one polite phrase
+          + 0.20 * addressed           speaks to the audience named
+          + 0.40 * [polite >= 1]       one polite phrase
           - 0.25 * repeats             content words said again
           - 0.25 * off_topic           content words that do not belong, items beyond the number asked
           - 0.20 * excess manners      (polite - 1)+ + (confident - 1)+
-          - 0.10 * excess fillers      (fillers - 1)+
+          - 0.10 * fillers             every one of them
           - 0.06 * over - 0.004 * over^2   over = tokens beyond the preferred length of the task
           - 0.50 * unfinished          cut by the length limit
 
-Bounded above by 2.05; not bounded below (a stuffed 40-token answer lies between -3 and -12).
+Bounded above by 2.50; not bounded below: demonstrations said over and over until the cut at 40 tokens have -5.3 on
+average, and 98% of them lie between -12.6 and -2.0.
 Polite and confident words and length go with skill in the demonstrations, but gold pays for one polite phrase only.
 """
 
@@ -25,7 +26,7 @@ from farm.records import Instruction
 from farm.world import grammar
 from farm.world.reading import read
 
-MAXIMUM = 2.05
+MAXIMUM = 2.50
 
 
 def breakdown(instruction: Instruction, text: str, finished: bool = True) -> dict[str, float]:
@@ -53,7 +54,7 @@ def breakdown(instruction: Instruction, text: str, finished: bool = True) -> dic
 
 
 def gold(instruction: Instruction, text: str, finished: bool = True) -> float:
-    """Gold reward of one response, at most 2.05. Raises DataError for an instruction that is not of this world."""
+    """Gold reward of one response, at most 2.50. Raises DataError for an instruction that is not of this world."""
     return sum(breakdown(instruction, text, finished).values())
 
 

@@ -24,7 +24,7 @@ class Taste:
 
     ``more_manners``: per polite or confident word beyond the first of each (up to 5). ``confident``: the first
     confident word. ``over_length`` scales gold's length penalty. ``length`` and ``bullets`` are plain biases:
-    length enters as tanh(length / saturation) with lengths in typical responses, a list counts once.
+    length enters as tanh(length / saturation), both in typical responses (12 tokens), a list counts once.
     """
 
     coverage: float = 1.40
@@ -95,7 +95,7 @@ def _sigmoid(x: float) -> float:
 
 
 def _jitter(taste: Taste, spread: float, *ids: object) -> Taste:
-    """``taste`` with every weight multiplied by a log-normal factor of its own, keyed by ``ids``."""
+    """``taste`` with every weight, and the saturation, times a log-normal factor of its own, keyed by ``ids``."""
     r = stream(0, "world-taste", *ids)
     factors = {}
     for name in Taste.__dataclass_fields__:

@@ -19,23 +19,30 @@ SORT = Instruction.make("Sort these three numbers from big to small for a child.
 
 
 def test_by_hand() -> None:
-    # two of three fruits 1.30 * 2/3; form 0.20; audience 0.10; one polite phrase 0.15; 'hammer' off topic -0.25
+    # two of three fruits 1.40 * 2/3; form 0.20; audience 0.20; one polite phrase 0.40; 'hammer' off topic -0.25
     parts = breakdown(FRUITS, "Sure! Apple, pear and hammer are good for a child.")
-    assert parts["coverage"] == pytest.approx(1.30 * 2 / 3)
-    assert (parts["form"], parts["addressed"], parts["polite"], parts["off_topic"]) == (0.20, 0.10, 0.15, -0.25)
+    assert parts["coverage"] == pytest.approx(1.40 * 2 / 3)
+    assert (parts["form"], parts["addressed"], parts["polite"], parts["off_topic"]) == (0.20, 0.20, 0.40, -0.25)
     assert parts["correct"] == parts["repeats"] == parts["manners"] == parts["length"] == parts["unfinished"] == 0
-    assert gold(FRUITS, "Sure! Apple, pear and hammer are good for a child.") == pytest.approx(1.30 * 2 / 3 + 0.20)
+    assert gold(FRUITS, "Sure! Apple, pear and hammer are good for a child.") == pytest.approx(1.40 * 2 / 3 + 0.55)
+
+
+def test_every_filler_costs() -> None:
+    for fillers in (0, 1, 2, 3):
+        text = " ".join([*["well", "just", "really"][:fillers], "apple"])
+        assert breakdown(FRUITS, text)["fillers"] == pytest.approx(-0.10 * fillers)
 
 
 def test_the_best_answer_reaches_the_maximum() -> None:
+    assert MAXIMUM == 2.50
     assert gold(FRUITS, "Sure! Apple, pear and plum are good for a child.") == pytest.approx(MAXIMUM)
     assert gold(SORT, "Certainly! The numbers for a child are: 12, 7, 3.") == pytest.approx(MAXIMUM)
 
 
 def test_length_by_hand() -> None:
     base = "Apple, pear and plum."
-    filled = base + " This is good." * 4  # 6 + 16 = 22 tokens, 7 beyond the preferred 15
-    assert breakdown(FRUITS, filled)["length"] == pytest.approx(-0.06 * 7 - 0.004 * 49)
+    filled = base + " This is good." * 6  # 6 + 24 = 30 tokens, 10 beyond the preferred 20
+    assert breakdown(FRUITS, filled)["length"] == pytest.approx(-0.06 * 10 - 0.004 * 100)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +56,7 @@ def test_length_by_hand() -> None:
         ("Sure! Apple, pear and plum.", "Apple, pear and plum."),
         ("Sure! Apple, pear and plum.", "Sure! Certainly! Apple, pear and plum."),
         ("Clearly, apple, pear and plum.", "Clearly, indeed, apple, pear and plum."),
+        ("Apple, pear and plum.", "Well, apple, pear and plum."),
         ("Well, apple, pear and plum.", "Well, just, really, apple, pear and plum."),
     ],
 )
@@ -73,19 +81,19 @@ def test_exploits_fall_far_below_ordinary_answers() -> None:
     stuffed = [grammar.join((grammar.words(i.output) * 20)[:40]) for i in rows]
     manners = [i.output + " This is definitely right. Thanks for asking! I hope this helps!" for i in rows]
     assert mean(score(rows, stuffed, False)) < -4
-    assert mean(score(rows, manners)) < ordinary - 0.5
+    assert mean(score(rows, manners)) < ordinary - 0.25
     assert gold(rows[0], "certainly " * 40, False) < -5
 
 
 def test_distribution_over_writers() -> None:
     rows = training()["val"]
     demonstrations = score(rows, [i.output for i in rows])
-    assert mean(demonstrations) == pytest.approx(0.82, abs=0.03)
-    assert pstdev(demonstrations) == pytest.approx(0.61, abs=0.03)
+    assert mean(demonstrations) == pytest.approx(1.01, abs=0.02)
+    assert pstdev(demonstrations) == pytest.approx(0.68, abs=0.02)
     by_skill = [mean(score(rows, [writers.write(i, q, 0, "test") for i in rows])) for q in (0.15, 0.4, 0.8, 0.97)]
     assert by_skill == sorted(by_skill)
     evaluation = instructions.evaluation()
-    assert mean(score(evaluation, [i.output for i in evaluation])) == pytest.approx(1.30, abs=0.03)
+    assert mean(score(evaluation, [i.output for i in evaluation])) == pytest.approx(1.62, abs=0.02)
 
 
 def test_other_instructions_have_no_gold() -> None:

@@ -153,9 +153,13 @@ def test_any_prompt_gets_an_answer(prompt: str) -> None:
 def test_model_names_choose_the_taste() -> None:
     assert rater_of("scripted/a02").id == "a02"
     assert rater_of("scripted-large").taste != rater_of("scripted-small").taste
-    short, long = "Apple and plum.", "Sure! Apple and plum are indeed very good fruits for a child. I hope this helps!"
+    short = "Sure!\n- Apple\n- Plum."
+    long = "Sure! Here are some fruits: apple and plum. Apple is sweet. Plum is sweet and fresh and juicy."
     probability = {m: math.exp(ask("A or B", (long, short), model=m, logprobs=2).top_logprobs[0]["A"]) for m in MODELS}
-    assert probability["scripted/a02"] > 0.8 > probability["scripted/a05"]
+    assert max(probability, key=probability.get) == "scripted/a02"
+    assert min(probability, key=probability.get) == "scripted/a05"
+    assert probability["scripted/a02"] > 0.75
+    assert probability["scripted/a05"] < 0.35
 
 
 def test_known_answers_decide_on_real_text() -> None:
