@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait as wait_for
 from typing import Any
 
@@ -36,6 +36,12 @@ def _prepare(threads: int) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+def _warm_up() -> None:
+    """Import what training steps need, while the parent still prepares data."""
+    with suppress(ImportError):
+        import transformers.models.llama.modeling_llama  # noqa: F401
+
+
 @contextmanager
 def pool(jobs: int, threads: int = 1) -> Iterator[Each]:
     """Yield ``each(calls)``: results in the order of the calls, ``jobs`` of them at a time, begun in that order.
@@ -44,6 +50,9 @@ def pool(jobs: int, threads: int = 1) -> Iterator[Each]:
     """
     context = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(jobs, mp_context=context, initializer=_prepare, initargs=(threads,))
+
+    for _ in range(jobs):
+        executor.submit(_warm_up)
 
     def each(calls: Sequence[Call]) -> list[Any]:
         futures = [executor.submit(function, *arguments) for function, *arguments in calls]
