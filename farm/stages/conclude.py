@@ -289,8 +289,8 @@ def _notes(run: Run) -> list[str]:
         notes.append("Real text has no gold reward and no simulated humans: those columns are empty on purpose.")
         if run.recipe.policy.model == "tiny":
             notes.append(
-                "The policy is a small model trained from scratch on the sft split. It writes poorly, whatever its win rate "
-                "says; the point of this run is that every part works on real text at real size."
+                "The policy is a small model trained from scratch on the sft split. It writes poorly, whatever its win "
+                "rate says; the point of this run is that every part works on real text at real size."
             )
         if run.recipe.annotate.endpoint.kind != "openai":
             notes.append(
