@@ -19,13 +19,13 @@ from farm.report import summary
 pytestmark = pytest.mark.slow
 
 
-def start(out: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "farm", "run", "tiny", "--out", str(out), *more]
+def start(out: Path, *more: str, stage: str = "run") -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "farm", stage, "tiny", "--out", str(out), *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def finish(out: Path, *more: str) -> str:
-    process = start(out, *more)
+def finish(out: Path, *more: str, stage: str = "run") -> str:
+    process = start(out, *more, stage=stage)
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     return errors
@@ -82,7 +82,7 @@ def test_one_character_of_a_template_redoes_only_its_labels(whole, tmp_path):
             return dict(db.execute("select annotator, count(*) from attempts group by annotator"))
 
     before = asked()
-    finish(out, "--set", f"annotate.pool={pool}")
+    finish(out, "--set", f"annotate.pool={pool}", stage="annotate")  # later stages judge other responses
     after = asked()
     assert {a for a in after if after[a] != before.get(a)} == {"a06"}
 
