@@ -56,9 +56,7 @@ def run(task: Task, config: Config) -> Result:
             task.progress(start + len(chosen), len(prompts), {})
     kept = [(i, w) for i, w in zip(prompts, winners, strict=True) if w.finished and w.text.strip()]
     if not kept:
-        raise DataError(
-            "expert_iteration: no winning sample is finished; train SFT longer or raise the token limit (policy.max_tokens)"
-        )
+        raise DataError("expert_iteration: no winning sample is finished; train SFT longer or raise policy.max_tokens")
     track = Track(task, "epoch", policy, copy_frozen(policy) if config.lora is None else None)
     track.measure(0)
     examples = list(
