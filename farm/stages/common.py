@@ -40,9 +40,12 @@ class Run:
 
     def note(self, stage: str, steps: Sequence[Step], elapsed: float) -> None:
         """Keep the manifest: steps with their fingerprints, wall seconds over all calls that did work, peak memory."""
-        if not any(s.fresh for s in steps):
+        fresh = any(s.fresh for s in steps)
+        # A run killed between finishing a step and noting it leaves a finished step that the manifest does not know.
+        unknown = any(str(s.folder.relative_to(self.folder)) not in self.manifest["steps"] for s in steps)
+        if not (fresh or unknown):
             return
-        self.worked = True
+        self.worked = self.worked or fresh
         for s in steps:
             name = str(s.folder.relative_to(self.folder))
             self.manifest["steps"][name] = {"fingerprint": s.fingerprint, "seconds": round(s.seconds, 3)}

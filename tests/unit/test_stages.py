@@ -64,8 +64,11 @@ def test_the_manifest_keeps_fresh_work_and_survives_a_second_call(tmp_path):
     first = Run(tmp_path, recipe)
     first.begin()
     first.note("data", [step("0-data", False)], 9.0)
-    assert not first.worked
-    assert not (tmp_path / "manifest.json").exists()  # a call that found everything done leaves no trace
+    assert not first.worked  # found finished, but an earlier call was cut off before it could note the step
+    noted = (tmp_path / "manifest.json").read_text()
+    assert "0-data" in json.loads(noted)["steps"]
+    first.note("data", [step("0-data", False)], 9.5)
+    assert (tmp_path / "manifest.json").read_text() == noted  # finished and known: no trace
     first.note("sft", [step(f"1-sft/seed-{s}", s > 0, 1e6) for s in range(3)], 10.0)
     assert first.worked
     saved = json.loads((tmp_path / "manifest.json").read_text())
