@@ -23,6 +23,7 @@ LAYERS: list[tuple[set[str], bool]] = [
     ({"study"}, False),
     ({"report"}, False),
     ({"pipeline", "stages"}, True),
+    ({"commands"}, True),
     ({"cli", "__main__"}, True),
 ]
 
