@@ -44,9 +44,9 @@ def _seen(c: str) -> str:
     return c if unicodedata.category(c) == "Zs" else f"\u27e8U+{code:04X}\u27e9"
 
 
-def render(summary: Summary, *, exhibits: Sequence[Exhibit] = (), recipe: str = "", title: str = "") -> str:
-    """The report as HTML. ``recipe`` is the resolved recipe's text; ``title`` defaults to the recipe's name."""
-    environment = Environment(
+def environment() -> Environment:
+    """The templates, with hostile text escaped and made visible, and the numbers' formats as filters."""
+    made = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -54,29 +54,42 @@ def render(summary: Summary, *, exhibits: Sequence[Exhibit] = (), recipe: str = 
         lstrip_blocks=True,
         finalize=lambda value: value if isinstance(value, Markup) or not isinstance(value, str) else visible(value),
     )
-    environment.filters |= FILTERS
-    page = environment.get_template("report.html.j2").render(
-        s=summary,
-        title=title or f"{summary.recipe}: RLHF methods compared",
-        points=headline(summary),
-        methods=tables.methods(summary),
-        failures=any(row.n_failed for row in summary.rows),
-        sources=tables.sources(summary),
-        outcomes=tables.outcomes(summary),
-        totals=add_up([row.outcomes for row in summary.rows]),
-        charts=_charts(summary),
-        exhibits=exhibits,
-        recipe=recipe,
-        series=plots.colours(summary),
-        palette=plots.SERIES,
+    made.filters |= FILTERS
+    return made
+
+
+def drawn(svg: str, name: str) -> Markup:
+    """An SVG from :mod:`farm.report.plots`, themed and safe to put into a page under a ``name`` unique in it."""
+    return Markup("".join(map(_seen, plots.themed(svg, name))))  # noqa: S704  (drawn by us; texts escaped by Vega)
+
+
+def render(summary: Summary, *, exhibits: Sequence[Exhibit] = (), recipe: str = "", title: str = "") -> str:
+    """The report as HTML. ``recipe`` is the resolved recipe's text; ``title`` defaults to the recipe's name."""
+    page = (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            s=summary,
+            title=title or f"{summary.recipe}: RLHF methods compared",
+            points=headline(summary),
+            methods=tables.methods(summary),
+            failures=any(row.n_failed for row in summary.rows),
+            sources=tables.sources(summary),
+            outcomes=tables.outcomes(summary),
+            totals=add_up([row.outcomes for row in summary.rows]),
+            charts=_charts(summary),
+            exhibits=exhibits,
+            recipe=recipe,
+            series=plots.colours(summary),
+            palette=plots.SERIES,
+        )
     )
     return page.rstrip() + "\n"
 
 
 def _charts(summary: Summary) -> dict[str, Any]:
     def chart(name: str, svg: str | None) -> Markup | None:
-        drawn = "".join(map(_seen, plots.themed(svg, name))) if svg else None
-        return Markup(drawn) if drawn else None  # noqa: S704  (drawn by us; texts escaped by Vega)
+        return drawn(svg, name) if svg else None
 
     names = list(dict.fromkeys(c.method for c in summary.curves))
     curves = [(name, chart(f"curve{k}", plots.curve(summary, name))) for k, name in enumerate(names)]

@@ -61,7 +61,7 @@ def win_rates(summary: Summary) -> str | None:
                 y=y, x=alt.X("human:Q"), color=alt.value(INK)
             )
         )
-    return _svg(alt.layer(*marks).properties(width=640, height=alt.Step(27)))
+    return svg(alt.layer(*marks).properties(width=640, height=alt.Step(27)))
 
 
 def _rate_row(summary: Summary, level: Contrast) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def curve(summary: Summary, method: str) -> str | None:
         x=x, y=alt.Y("proxy_low:Q", title="proxy (dashed)"), y2="proxy_high:Q"
     )
     layers.append(band + base.mark_line(color=MUTED, strokeWidth=1.8, strokeDash=[5, 4]).encode(x=x, y=y))
-    return _svg(alt.layer(*layers).resolve_scale(y="independent").properties(width=244, height=190))
+    return svg(alt.layer(*layers).resolve_scale(y="independent").properties(width=244, height=190))
 
 
 def _peak_rule(summary: Summary, method: str, x: Any, log: bool) -> Any:
@@ -169,7 +169,7 @@ def against_kl(summary: Summary, measure: str) -> str | None:
     line = base.mark_line(strokeWidth=2.2, strokeDash=dash, point=alt.OverlayMarkDef(filled=True, size=20)).encode(
         y=y, **axes
     )
-    return _svg((band + line).properties(width=500, height=290))
+    return svg((band + line).properties(width=500, height=290))
 
 
 def averaged(rows: Sequence[CurveRow]) -> list[dict[str, Any]]:
@@ -238,7 +238,7 @@ def correlation(summary: Summary) -> str | None:
             x=x, y=alt.Y("label:Q"), text="method:N", color=tint
         ),
     )
-    return _svg(chart.properties(width=430, height=340))
+    return svg(chart.properties(width=430, height=340))
 
 
 def _spread_labels(rows: list[dict[str, Any]], width: float) -> None:
@@ -269,7 +269,8 @@ def _tint(summary: Summary) -> Any:
     return alt.Color("method:N", scale=scale, legend=None)
 
 
-def _svg(chart: Any) -> str:
+def svg(chart: Any) -> str:
+    """Draw an Altair chart in the report's style."""
     import vl_convert
 
     chart = chart.configure(background="transparent", font="system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif")
@@ -286,5 +287,5 @@ def _svg(chart: Any) -> str:
         titleFontWeight="normal",
         titlePadding=8,
     )
-    svg: str = vl_convert.vegalite_to_svg(chart.configure_view(stroke=None).to_json())
-    return svg
+    drawn: str = vl_convert.vegalite_to_svg(chart.configure_view(stroke=None).to_json())
+    return drawn
