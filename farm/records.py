@@ -182,6 +182,7 @@ class Judgement(Record):
     winner_id: str | None = None
     probability: float | None = Field(None, ge=0, le=1)
     raw: str = ""
+    strength: float | None = Field(None, ge=0)  # how clear the preference is, where a person said so
     draw: int = 0
     cost: Cost = Cost()
 
@@ -263,7 +264,10 @@ class Estimate(Record):
 
 
 class Agreement(Record):
-    """How one annotator relates to a group: shares in [0, 1], each with its interval and n."""
+    """How one annotator relates to a group: shares in [0, 1], each with its interval and n (docs/agreement.md).
+
+    ``low_if_failed`` is the agreement with every failed act counted as a disagreement.
+    """
 
     annotator: str
     group: str
@@ -271,6 +275,13 @@ class Agreement(Record):
     prefers_longer: Estimate
     prefers_list: Estimate
     prefers_first: Estimate
+    with_majority: Estimate | None = None
+    one_vote: Estimate | None = None
+    one_vote_decided: Estimate | None = None
+    bias: Estimate | None = None
+    variance: Estimate | None = None
+    self_agreement: Estimate | None = None
+    low_if_failed: float | None = None
     outcomes: dict[str, int] = {}
 
 
@@ -325,6 +336,9 @@ class Budget(Record):
     updates: int = 0
     seconds: float = 0.0
     usd: float = 0.0
+
+    def __add__(self, other: Budget) -> Budget:
+        return Budget(**{k: getattr(self, k) + getattr(other, k) for k in Budget.model_fields})
 
 
 R = TypeVar("R", bound=Record)

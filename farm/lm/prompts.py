@@ -28,8 +28,27 @@ def render(instruction: Instruction, tokenizer: Any) -> str:
     return template.replace("{input}", instruction.input).replace("{text}", instruction.text)
 
 
-def encode_prompts(instructions: Sequence[Instruction], tokenizer: Any, max_tokens: int = 0) -> list[Ids]:
-    """Token ids of each prompt. With ``max_tokens`` > 0, a longer prompt raises DataError naming the instruction."""
+CUE = "farm_cue"  # tokenizer setting: what a policy trained on cues reads before it answers
+
+
+def set_cue(tokenizer: Any, cue: str) -> None:
+    """Have every prompt of this tokenizer, now and after saving and loading it, end with ``cue``."""
+    tokenizer.init_kwargs[CUE] = cue
+
+
+def encode_cue(cue: str, tokenizer: Any) -> Ids:
+    """Token ids of a cue. Raises DataError when the tokenizer cannot express it."""
+    ids = list(tokenizer(cue, add_special_tokens=False)["input_ids"])
+    if not ids or (tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids):
+        raise DataError(f"cue {cue!r} is not in the tokenizer's vocabulary; choose words that are")
+    return ids
+
+
+def encode_prompts(
+    instructions: Sequence[Instruction], tokenizer: Any, max_tokens: int = 0, cue: bool = True
+) -> list[Ids]:
+    """Token ids of each prompt, with the tokenizer's cue where it has one, unless ``cue`` is False. With ``max_tokens``
+    > 0, a longer prompt raises DataError naming the instruction."""
     if not instructions:
         return []
     plain = not (tokenizer.chat_template or tokenizer.sep_token)
@@ -45,7 +64,9 @@ def encode_prompts(instructions: Sequence[Instruction], tokenizer: Any, max_toke
                 f"instruction {instruction.id}: the prompt has {len(row)} tokens, the limit is {max_tokens}; "
                 "shorten it, leave it out, or raise the limit"
             )
-    return [list(row) for row in rows]
+    said = tokenizer.init_kwargs.get(CUE) if cue else None
+    ending = encode_cue(said, tokenizer) if said else []
+    return [[*row, *ending] for row in rows]
 
 
 def encode_texts(texts: Sequence[str], finished: Sequence[bool], tokenizer: Any, max_tokens: int = 0) -> list[Ids]:

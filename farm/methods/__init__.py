@@ -5,7 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-NAMES = ("best_of_n", "expert_iteration", "ppo", "dpo")  # those that ``improve`` may name; sft comes before them
+NAMES = (  # those that ``improve`` may name; sft comes before them
+    "feedme", "reward_conditioning", "best_of_n", "expert_iteration", "ppo", "rloo", "grpo", "remax", "quark",
+    "dpo", "online_dpo", "kto",
+)  # fmt: skip
 
 
 def module(name: str) -> Any:

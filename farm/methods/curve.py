@@ -39,8 +39,9 @@ class Track:
         responses = to_responses(policy, task.val, draws, policy.name, task.sampling)
         proxy = checked("curve", task.score(task.val, responses), responses) if task.score else [0.0] * len(responses)
         gold = checked("gold", task.gold(task.val, responses), responses) if task.gold else None
+        plain = encode_prompts(task.val, policy.tokenizer, cue=False)  # the SFT policy knows no cue
         with reference_of(policy, self.frozen) as reference:
-            theirs = logprobs(reference, prompts, [d.ids for d in draws], task.sampling.temperature or 1.0)
+            theirs = logprobs(reference, plain, [d.ids for d in draws], task.sampling.temperature or 1.0)
         under_reference = sequence_sums(theirs).tolist()
         kl = [sum(d.logprobs) - other for d, other in zip(draws, under_reference, strict=True)]
         self.proxy.append(proxy)

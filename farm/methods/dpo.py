@@ -4,24 +4,27 @@
     t = P(y_1 preferred): 1 or 0 for a hard label, 1/2 for a tie, between for a soft one
 
 Log-probabilities are sums over response tokens; those of the reference (the SFT policy) are computed once. The first
-loss is ln 2. Its implicit reward over-optimises along the epoch like any other, so a curve is kept. Left out: the
-other losses of the family (ipo, robust and so on).
+loss is ln 2. Its implicit reward over-optimises along the epoch like any other, so a curve is kept. ``loss`` picks a
+relative (formulas in ``losses.dpo``): robust and smooth know the share of wrong labels, ipo does not saturate. IPO
+here sums log-ratios over tokens as its paper does; TRL averages them, so its beta means something else.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from farm.errors import DataError
 from farm.lm.load import Lora, Policy, copy_frozen, load_policy, reference_of, save_policy, trainable
 from farm.lm.logprobs import logprobs, response_logits, sequence_sums, token_logprobs
-from farm.lm.prompts import Batch, Ids, encode_prompts, encode_responses, lay_out
+from farm.lm.prompts import Batch, Ids, lay_out
 from farm.lm.train import Optim, fit
 from farm.methods import losses
 from farm.methods.curve import Track
+from farm.methods.pairs import encode, target
 from farm.methods.task import Clock, Result, Task
-from farm.records import Budget, Preference
+from farm.records import Budget
 
 # prompt, first, second, reference log-probability of each, P(first preferred), weight
 Example = tuple[Ids, Ids, Ids, float, float, float, float]
@@ -36,6 +39,8 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     beta: float = Field(0.1, gt=0, description="strength of the tie to the reference; smaller moves further")
+    loss: Literal["sigmoid", "smooth", "robust", "hinge", "ipo"] = Field("sigmoid", description="see losses.dpo")
+    flip: float = Field(0.0, ge=0, lt=0.5, description="share of wrong labels that smooth and robust assume")
     optim: Optim = Field(Optim(lr=3e-4, epochs=1, batch=32, schedule="linear"), description="see lm.train.Optim")
     max_tokens: int = Field(512, ge=1, description="longest response in tokens, end token included")
     curve_points: int = Field(6, ge=0, description="points of the curve after the first, evenly spaced")
@@ -66,7 +71,7 @@ def run(task: Task, config: Config) -> Result:
     trained = fit(
         trainable(policy),
         examples,
-        lambda rows: pair_loss(policy, rows, config.beta),
+        lambda rows: pair_loss(policy, rows, config),
         config.optim,
         seed=task.seed,
         purpose="dpo",
@@ -91,27 +96,12 @@ def run(task: Task, config: Config) -> Result:
 
 def prepare(task: Task, policy: Policy, frozen: Policy | None, max_tokens: int) -> list[Example]:
     """Preferences as token rows with the reference log-probabilities of both sides."""
-    asked = {i.id: i for i in task.instructions}
-    try:
-        instructions = [asked[p.instruction_id] for p in task.preferences]
-        sides = [[task.responses[p.responses[k]] for p in task.preferences] for k in (0, 1)]
-    except KeyError as e:
-        raise DataError(f"dpo: a preference names {e}, which is not among the instructions or responses") from None
-    prompts = encode_prompts(instructions, policy.tokenizer)
-    first, second = (encode_responses(side, policy.tokenizer, max_tokens) for side in sides)
+    prompts, first, second = encode("dpo", task, policy, max_tokens)
     with reference_of(policy, frozen) as reference:
         theirs = [sequence_sums(logprobs(reference, prompts, side)).tolist() for side in (first, second)]
     wanted = [target(p) for p in task.preferences]
     weights = [p.weight for p in task.preferences]
     return list(zip(prompts, first, second, *theirs, wanted, weights, strict=True))
-
-
-def target(preference: Preference) -> float:
-    """P(first of ``preference.responses`` preferred): 1/2 for a tie."""
-    if preference.winner_id is None:
-        return 0.5
-    first = preference.winner_id == preference.responses[0]
-    return preference.probability if first else 1 - preference.probability
 
 
 def sequence_logprobs(policy: Policy, batch: Batch) -> torch.Tensor:
@@ -123,7 +113,7 @@ def sequence_logprobs(policy: Policy, batch: Batch) -> torch.Tensor:
     return torch.zeros(len(batch.lengths), device=each.device).index_add(0, row, each)
 
 
-def pair_loss(policy: Policy, rows: list[Example], beta: float) -> tuple[torch.Tensor, dict[str, float]]:
+def pair_loss(policy: Policy, rows: list[Example], config: Config) -> tuple[torch.Tensor, dict[str, float]]:
     """Summed weighted loss of some pairs, and how often the implicit reward agrees with the label."""
     device = policy.device
     batch = lay_out(
@@ -131,6 +121,6 @@ def pair_loss(policy: Policy, rows: list[Example], beta: float) -> tuple[torch.T
     )
     first, second = sequence_logprobs(policy, batch).chunk(2)
     ref_first, ref_second, wanted, weight = (torch.tensor([r[k] for r in rows], device=device) for k in (3, 4, 5, 6))
-    loss, margin = losses.dpo((first, second), (ref_first, ref_second), wanted, beta)
+    loss, margin = losses.dpo((first, second), (ref_first, ref_second), wanted, config.beta, config.loss, config.flip)
     agrees = ((margin > 0) == (wanted > 0.5)).float().sum()
     return (weight * loss).sum(), {"accuracy": float(agrees), "margin": float(margin.detach().sum())}

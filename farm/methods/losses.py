@@ -21,15 +21,49 @@ def soft_pair(margin: Tensor, target: Tensor) -> Tensor:
 
 
 def dpo(
-    policy: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor], target: Tensor, beta: float
+    policy: tuple[Tensor, Tensor],
+    reference: tuple[Tensor, Tensor],
+    target: Tensor,
+    beta: float,
+    kind: str = "sigmoid",
+    flip: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """DPO loss [B] and implicit reward margin [B] (Rafailov et al. 2023, arXiv 2305.18290).
 
     Arguments are summed sequence log-probabilities [B] of (first, second) under policy and reference;
-    margin = beta [(log pi - log ref)(first) - (log pi - log ref)(second)].
+    margin = beta [(log pi - log ref)(first) - (log pi - log ref)(second)]. ``target`` is P(first preferred), ``flip``
+    the share e of labels known to be wrong. With l(m) the loss of a margin m in favour of the preferred side:
+    sigmoid  l = - log s(m)
+    smooth   l = - (1 - e) log s(m) - e log s(-m)                       (Mitchell 2023)
+    robust   l = [- (1 - e) log s(m) + e log s(-m)] / (1 - 2 e)         (Chowdhury et al. 2024, arXiv 2403.00409)
+    hinge    l = max(0, 1 - m)                                          (SLiC, arXiv 2305.10425)
+    ipo      l = (m / beta - 1 / (2 beta))^2                            (Azar et al. 2023, arXiv 2310.12036)
     """
     margin = beta * ((policy[0] - reference[0]) - (policy[1] - reference[1]))
-    return soft_pair(margin, target), margin
+    if kind == "sigmoid":
+        return soft_pair(margin, target), margin
+    return target * _pair(margin, beta, kind, flip) + (1 - target) * _pair(-margin, beta, kind, flip), margin
+
+
+def _pair(margin: Tensor, beta: float, kind: str, flip: float) -> Tensor:
+    """Loss [B] of margins in favour of the preferred side, by kind (see :func:`dpo`)."""
+    if kind == "hinge":
+        return (1 - margin).clamp(min=0)
+    if kind == "ipo":
+        return (margin / beta - 1 / (2 * beta)).square()
+    right, wrong = -logsigmoid(margin), -logsigmoid(-margin)
+    if kind == "smooth":
+        return (1 - flip) * right + flip * wrong
+    return ((1 - flip) * right - flip * wrong) / (1 - 2 * flip)
+
+
+def kto(log_ratio: Tensor, mismatched: Tensor, desirable: Tensor, beta: float) -> Tensor:
+    """KTO loss [B] (Ethayarajh et al. 2024, arXiv 2402.01306) of log pi/pi_ref [B] of responses that are
+    ``desirable`` (1) or not (0): 1 - s(+- beta (log_ratio - z)), z = mean of ``mismatched`` log-ratios (responses to
+    other prompts), not below 0 and without gradient."""
+    z = mismatched.mean().clamp(min=0).detach()
+    sign = 2 * desirable - 1
+    return 1 - torch.sigmoid(sign * beta * (log_ratio - z))
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
@@ -76,3 +110,10 @@ def ppo_value(value: Tensor, old: Tensor, returns: Tensor, clip: float) -> Tenso
 def k1(logp: Tensor, reference: Tensor) -> Tensor:
     """log pi - log pi_ref of drawn tokens: unbiased for KL(pi || pi_ref), can be negative."""
     return logp - reference
+
+
+def k3(logp: Tensor, reference: Tensor) -> Tensor:
+    """pi_ref/pi - 1 - log pi_ref/pi of drawn tokens: unbiased for KL(pi || pi_ref) as a value and never negative; as a
+    loss its gradient is that of KL(pi_ref || pi) (Schulman 2020; Tang & Munos 2025, arXiv 2506.09477)."""
+    log_ratio = reference - logp
+    return log_ratio.exp() - 1 - log_ratio

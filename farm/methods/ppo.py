@@ -39,6 +39,7 @@ from farm.lm.sample import draw
 from farm.lm.train import rate, step
 from farm.methods import losses
 from farm.methods.curve import Track
+from farm.methods.on_policy import prompt_stream
 from farm.methods.task import Clock, Result, Task, checked, to_responses
 from farm.records import Budget, Instruction, Record, Sampling, write
 from farm.seeds import rng
@@ -125,7 +126,7 @@ def run(task: Task, config: Config) -> Result:
     critic = Critic(policy, load_policy(task.sft, name="value") if config.value == "network" else None)
     parameters = trainable(policy) + critic.parameters()
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, eps=1e-5, weight_decay=0.0, fused=True)
-    source = prompt_stream(task.instructions, config.rollouts, task.seed)
+    source = prompt_stream(task.instructions, config.rollouts, task.seed, "ppo prompts")
     encoded = encode_prompts(task.instructions, policy.tokenizer)
     prompts = {i.id: row for i, row in zip(task.instructions, encoded, strict=True)}
     logs: list[StepLog] = []
@@ -163,18 +164,6 @@ def run(task: Task, config: Config) -> Result:
     return Result(method="ppo", policy="policy", curve=track.finish("ppo"), budget=budget, notes={"steps": done}).save(
         task.folder
     )
-
-
-def prompt_stream(instructions: Sequence[Instruction], count: int, seed: int) -> Iterator[list[Instruction]]:
-    """Batches of ``count`` instructions without end: keyed shuffles of all of them, one after another."""
-    epoch, queue = 0, list[Instruction]()
-    while True:
-        while len(queue) < count:
-            order = rng(seed, "ppo prompts", epoch).permutation(len(instructions)).tolist()
-            queue += [instructions[i] for i in order]
-            epoch += 1
-        yield queue[:count]
-        queue = queue[count:]
 
 
 def roll_out(

@@ -15,14 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from farm.errors import DataError
 from farm.lm.load import Lora, Policy, load_policy, save_policy, trainable
-from farm.lm.logprobs import response_logits
+from farm.lm.logprobs import response_logits, token_logprobs
 from farm.lm.prompts import Ids, encode_prompts, encode_texts, lay_out
 from farm.lm.train import Optim, Progress, Trained, fit
 from farm.methods import losses
 from farm.methods.task import Clock, Result, Task
 from farm.records import Budget
 
-Example = tuple[Ids, Ids]  # prompt, response with its end token
+Example = tuple[Ids, Ids, float]  # prompt, response with its end token, weight
 
 
 class Config(BaseModel):
@@ -50,7 +50,7 @@ def run(task: Task, config: Config) -> Result:
     prompts = encode_prompts(task.instructions, policy.tokenizer)
     outputs = [i.output for i in task.instructions]
     answers = encode_texts(outputs, [True] * len(outputs), policy.tokenizer, config.max_tokens)
-    examples = list(zip(prompts, answers, strict=True))
+    examples = [(prompt, answer, 1.0) for prompt, answer in zip(prompts, answers, strict=True)]
     trained = train(policy, examples, config.optim, seed=task.seed, purpose="sft", progress=task.progress)
     save_policy(policy, task.folder / "policy")
     budget = Budget(train_tokens=trained.tokens, updates=trained.updates, seconds=clock.seconds)
@@ -69,13 +69,17 @@ def train(
     purpose: str,
     progress: Progress | None = None,
 ) -> Trained:
-    """Fine-tune ``policy`` in place on (prompt, response) token pairs; also the second half of expert iteration."""
+    """Fine-tune ``policy`` in place on weighted (prompt, response) token rows; also what expert iteration, FeedME and
+    reward conditioning do with theirs."""
     pad, device = policy.tokenizer.pad_token_id, policy.device
 
     def loss(rows: list[Example]) -> tuple[torch.Tensor, dict[str, float]]:
-        batch = lay_out([p for p, _ in rows], [r for _, r in rows], pad, device)
+        batch = lay_out([p for p, _, _ in rows], [r for _, r, _ in rows], pad, device)
         logits, _ = response_logits(policy.model, batch)
-        return losses.sft(logits, batch.targets), {}
+        if all(w == 1 for _, _, w in rows):
+            return losses.sft(logits, batch.targets), {}
+        weights = torch.tensor([w for _, r, w in rows for _ in r], device=device)
+        return -(weights * token_logprobs(logits, batch.targets)).sum(), {}
 
     return fit(
         trainable(policy),
@@ -85,6 +89,6 @@ def train(
         seed=seed,
         purpose=purpose,
         size=lambda e: len(e[0]) + len(e[1]),
-        weight=lambda e: float(len(e[1])),
+        weight=lambda e: e[2] * len(e[1]),
         progress=progress,
     )

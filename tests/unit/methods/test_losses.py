@@ -89,3 +89,49 @@ def test_score_falls_on_the_last_real_token_and_kl_on_all():
     assert torch.allclose(rewards, torch.tensor([[-0.05, 0.1, 2.0], [-1.2, 0.0, 0.0]]))
     k1 = torch.stack([(a - b).sum() for a, b in zip(old, reference, strict=True)])
     assert torch.allclose(rewards.sum(1) + 0.1 * k1, torch.tensor([2.0, -1.0]))
+
+
+def test_the_dpo_family_by_hand():
+    policy, reference = (torch.tensor([1.2]), torch.tensor([0.2])), (torch.tensor([0.5]), torch.tensor([0.5]))
+    yes, no, beta = torch.tensor([1.0]), torch.tensor([0.0]), 0.4
+    m = beta * 1.0
+    s = lambda x: 1 / (1 + math.exp(-x))  # noqa: E731
+    wanted = {
+        ("sigmoid", 0.0): (-math.log(s(m)), -math.log(s(-m))),
+        ("smooth", 0.1): (-0.9 * math.log(s(m)) - 0.1 * math.log(s(-m)), -0.9 * math.log(s(-m)) - 0.1 * math.log(s(m))),
+        ("robust", 0.25): (
+            (-0.75 * math.log(s(m)) + 0.25 * math.log(s(-m))) / 0.5,
+            (-0.75 * math.log(s(-m)) + 0.25 * math.log(s(m))) / 0.5,
+        ),
+        ("hinge", 0.0): (1 - m, 1 + m),
+        ("ipo", 0.0): ((1.0 - 1 / 0.8) ** 2, (-1.0 - 1 / 0.8) ** 2),
+    }
+    for (kind, flip), (won, lost) in wanted.items():
+        assert float(losses.dpo(policy, reference, yes, beta, kind, flip)[0]) == pytest.approx(won, abs=1e-6), kind
+        assert float(losses.dpo(policy, reference, no, beta, kind, flip)[0]) == pytest.approx(lost, abs=1e-6), kind
+
+
+def test_the_robust_loss_is_unbiased_under_flips():
+    policy, reference = (torch.tensor([1.2]), torch.tensor([0.2])), (torch.tensor([0.5]), torch.tensor([0.5]))
+    robust = [float(losses.dpo(policy, reference, torch.tensor([t]), 0.4, "robust", 0.25)[0]) for t in (1.0, 0.0)]
+    clean = float(losses.dpo(policy, reference, torch.tensor([1.0]), 0.4)[0])
+    assert 0.75 * robust[0] + 0.25 * robust[1] == pytest.approx(clean, abs=1e-6)
+
+
+def test_kto_by_hand_and_without_gradient_through_z():
+    ratio, mismatched = torch.tensor([0.5, -0.2], requires_grad=True), torch.tensor([0.3, 0.1], requires_grad=True)
+    each = losses.kto(ratio, mismatched, torch.tensor([1.0, 0.0]), 0.5)
+    s = lambda x: 1 / (1 + math.exp(-x))  # noqa: E731
+    assert each.tolist() == pytest.approx([1 - s(0.5 * (0.5 - 0.2)), 1 - s(0.5 * (0.2 + 0.2))], abs=1e-6)
+    each.sum().backward()
+    assert mismatched.grad is None
+    below = losses.kto(ratio, -mismatched, torch.tensor([1.0, 0.0]), 0.5)
+    assert float(below[0].detach()) == pytest.approx(1 - s(0.25), abs=1e-6)  # z is not below 0
+
+
+def test_k3_is_never_negative_and_unbiased():
+    generator = torch.Generator().manual_seed(0)
+    p, q = (torch.randn(2, 7, generator=generator).double() * 0.7).softmax(1)
+    k3 = losses.k3(p.log(), q.log())
+    assert bool((k3 >= 0).all())
+    assert float((p * k3).sum()) == pytest.approx(float((p * (p / q).log()).sum()), abs=1e-9)

@@ -15,6 +15,7 @@ from farm.lm.logprobs import logprobs
 from farm.lm.prompts import encode_prompts
 from farm.lm.sample import sample
 from farm.methods import ppo
+from farm.methods.on_policy import prompt_stream
 from farm.methods.task import Result, Task
 from farm.records import Sampling
 
@@ -133,29 +134,6 @@ def test_learns_to_say_one_word(toy, asks, tmp_path, more, reached):
     assert max(log.explained_variance for log in logs) > 0.1
 
 
-def test_fixed_point_is_the_exponential_tilt_of_the_reference(toy, asks, tmp_path):
-    beta, worth = 0.5, {"a": 1.0, "b": 0.5, "c": -0.5, "": -0.3}
-    policy = load_policy(toy)
-
-    def score(instructions, responses):
-        return [worth.get(r.text.lower(), 0.0) for r in responses]
-
-    config = ppo.Config(
-        steps=150, rollouts=256, epochs=2, minibatches=1, lr=1e-2, kl_coef=beta, missing_eos_penalty=0.0, value_coef=0.5
-    )
-    one = Sampling(max_tokens=1)
-    ppo.run(task(toy, asks[:1], tmp_path, score=score, sampling=one), config)
-    prompt = torch.tensor(encode_prompts(asks[:1], policy.tokenizer))
-    with torch.no_grad():
-        start = policy.model(prompt).logits[0, -1].softmax(0)
-        end = load_policy(tmp_path / "policy").model(prompt).logits[0, -1].softmax(0)
-    texts = policy.tokenizer.batch_decode([[i] for i in range(len(start))], skip_special_tokens=True)
-    wanted = start * (torch.tensor([worth.get(t.lower(), 0.0) for t in texts]) / beta).exp()
-    wanted = wanted / wanted.sum()
-    assert float((wanted - start).abs().sum()) / 2 > 0.3
-    assert float((wanted - end).abs().sum()) / 2 < 0.02
-
-
 def test_stopping_at_a_target_kl(toy, asks, tmp_path):
     free = ppo.run(task(toy, asks, tmp_path / "a"), ppo.Config(steps=25, rollouts=32, lr=1e-2, kl_coef=0.0))
     held = ppo.run(
@@ -169,7 +147,7 @@ def test_stopping_at_a_target_kl(toy, asks, tmp_path):
 
 
 def test_prompts_come_in_keyed_shuffles_of_all_of_them(asks):
-    stream = ppo.prompt_stream(asks, 3, seed=0)
+    stream = prompt_stream(asks, 3, seed=0, purpose="test")
     ids = [i.id for _ in range(16) for i in next(stream)]
     for start in range(0, 48, 8):
         assert sorted(ids[start : start + 8]) == sorted(i.id for i in asks)
