@@ -2,7 +2,9 @@
 
 A step is built in ``<folder>.partial`` and renamed into place when done, with a ``step.json`` that holds its
 fingerprint: a hash of its settings, of the fingerprints of the steps it reads, and of the format version.
-A step whose fingerprint stands is not run again; a half-written one is never trusted.
+A step whose fingerprint stands is not run again; a half-written one is never trusted. Long work may keep whole
+checkpoints in ``resume/`` inside its folder (each written aside and renamed): they survive a cut-off, and are offered
+again to the same work only.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,12 @@ from typing import Any
 from farm.errors import RunError
 from farm.seeds import digest
 
+RESUME = "resume"
+_MEANT = "meant.json"
 FORMAT = 1  # raised when the meaning of files in a run folder changes, so that old steps are redone
+
+
+_lending: ContextVar[tuple[Path, tuple[Path, ...]] | None] = ContextVar("lending", default=None)
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,7 @@ class Step:
     seconds: float
     peak_memory_mb: float
     fresh: bool  # made in this call, not found finished
+    lender: Path | None = None  # the run folder it was taken from in this call
 
     def file(self, name: str) -> Path:
         return self.folder / name
@@ -65,16 +74,17 @@ def perform(
     earlier finished steps as they were.
     """
     expected = fingerprint(settings, inputs)
-    if step := finished(folder, expected):
+    if step := finished(folder, expected) or _borrowed(folder, expected):
         return step
     partial = folder.with_name(folder.name + ".partial")
     start = time.perf_counter()
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        _clear(partial, expected)
     except OSError as e:
         raise RunError(f"{partial}: cannot be written ({e.strerror}); choose another folder with --out") from e
     work(partial)
+    shutil.rmtree(partial / RESUME, ignore_errors=True)
+    (partial / _MEANT).unlink()
     seconds, peak = time.perf_counter() - start, peak_memory_mb()
     write_json(
         partial / "step.json",
@@ -89,6 +99,52 @@ def perform(
     else:
         partial.rename(folder)
     return Step(folder, expected, seconds, peak, fresh=True)
+
+
+@contextmanager
+def borrowing(root: Path, lenders: Sequence[Path]) -> Iterator[None]:
+    """Within, a step of the run folder ``root`` that is not done is taken from a run in ``lenders`` that has the very
+    same step finished: as hard links where the file system allows, else as a copy."""
+    token = _lending.set((root, tuple(lenders)))
+    try:
+        yield
+    finally:
+        _lending.reset(token)
+
+
+def _borrowed(folder: Path, expected: str) -> Step | None:
+    root, lenders = _lending.get() or (folder, ())
+    for lender in lenders:
+        theirs = lender / folder.relative_to(root)
+        if (step := finished(theirs, expected)) is None:
+            continue
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(theirs, partial, copy_function=_link)
+        partial.rename(folder)
+        return Step(folder, expected, step.seconds, step.peak_memory_mb, fresh=False, lender=lender)
+    return None
+
+
+def _link(source: str, target: str) -> None:
+    """A hard link is safe here: files of a finished step are replaced whole, never written into."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _clear(partial: Path, expected: str) -> None:
+    """Empty the partial folder, but for the checkpoints of the very same work, and say in it what it is meant for."""
+    same = read_json(partial / _MEANT) == expected
+    for left in partial.iterdir() if partial.is_dir() else ():
+        if same and left.name == RESUME:
+            continue
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    partial.mkdir(parents=True, exist_ok=True)
+    write_json(partial / _MEANT, expected)
 
 
 def write_json(path: Path, value: object) -> None:

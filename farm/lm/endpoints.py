@@ -28,7 +28,8 @@ _MAX_REPLY_BYTES = 4_000_000
 class Request:
     """One call: ``messages`` as (role, content) for a chat model, or a ``prompt`` for a completion model.
 
-    ``logprobs`` > 0 asks for that many alternatives per generated token.
+    ``logprobs`` > 0 asks for that many alternatives per generated token; ``response_format`` for an answer of that
+    type where the server knows it (``json_object``).
     """
 
     model: str
@@ -38,6 +39,7 @@ class Request:
     max_tokens: int = 100
     seed: int = 0
     logprobs: int = 0
+    response_format: Literal["json_object"] | None = None
 
 
 @dataclass(frozen=True, slots=True)

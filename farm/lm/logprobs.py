@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from farm.lm.load import Policy
+from farm.lm.load import Policy, reference_of
 from farm.lm.prompts import Batch, Ids, lay_out
 
 TOKENS_PER_BATCH = 4096
@@ -96,28 +96,42 @@ def sequence_sums(parts: Sequence[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def sequence_kl(
+def token_kl(
     policy: Policy,
-    reference: Policy,
+    frozen: Policy | None,
     prompts: Sequence[Ids],
     responses: Sequence[Ids],
     temperature: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """KL(policy || reference) per sequence on responses drawn from ``policy``: (k1, full), each [rows], nats.
+) -> tuple[list[Tensor], list[Tensor]]:
+    """KL(policy || reference) at each token of responses drawn from ``policy``: (k1, full), float tensors by row.
 
-    k1 sums log pi/pi_ref of the drawn tokens (unbiased, can be negative); full sums the exact divergence over the
-    vocabulary at each position of the drawn sequences (unbiased, lower variance).
+    The reference is ``frozen``, or ``policy`` without its adapters. k1 is log pi/pi_ref of the drawn token (unbiased,
+    can be negative); full is the exact divergence over the vocabulary at each position of the drawn sequences
+    (unbiased for the sequence's sum, lower variance).
     """
-    k1, full = torch.zeros(len(prompts), dtype=torch.float64), torch.zeros(len(prompts), dtype=torch.float64)
+    k1, full = [torch.empty(0)] * len(prompts), [torch.empty(0)] * len(prompts)
     for rows in batches(prompts, responses):
         batch = lay_out(
             [prompts[i] for i in rows], [responses[i] for i in rows], policy.tokenizer.pad_token_id, policy.device
         )
         ours = (response_logits(policy.model, batch)[0] / temperature).log_softmax(1)
-        theirs = (response_logits(reference.model, batch)[0] / temperature).log_softmax(1)
+        with reference_of(policy, frozen) as reference:
+            theirs = (response_logits(reference.model, batch)[0] / temperature).log_softmax(1)
         sampled = (ours - theirs).gather(1, batch.targets[:, None])[:, 0]
         exact = (ours.exp() * (ours - theirs)).sum(1)
-        index = torch.tensor(rows)
-        k1[index] = torch.stack([p.double().sum() for p in by_row(sampled, batch)])
-        full[index] = torch.stack([p.double().sum() for p in by_row(exact, batch)])
+        for i, a, b in zip(rows, by_row(sampled, batch), by_row(exact, batch), strict=True):
+            k1[i], full[i] = a, b
     return k1, full
+
+
+def sequence_kl(
+    policy: Policy,
+    frozen: Policy | None,
+    prompts: Sequence[Ids],
+    responses: Sequence[Ids],
+    temperature: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """KL(policy || reference) per sequence on responses drawn from ``policy``: (k1, full), each [rows], nats; the sums
+    of :func:`token_kl`."""
+    k1, full = token_kl(policy, frozen, prompts, responses, temperature)
+    return sequence_sums(k1), sequence_sums(full)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from farm.lm.load import Policy, reference_of
 from farm.lm.logprobs import logprobs, sequence_sums
 from farm.lm.prompts import encode_prompts
 from farm.lm.sample import draw
 from farm.methods.task import Task, checked, to_responses
-from farm.records import CurvePoint, RewardCurve
-from farm.runs import write_json
+from farm.records import CurvePoint, Response, RewardCurve, read, write
+from farm.runs import RESUME, write_json
 
 VALUES = "curve_values.json"
+RESPONSES = "curve_responses.jsonl"  # those behind the points, one per prompt, point by point
 
 
 class Track:
@@ -47,6 +50,7 @@ class Track:
         self.proxy.append(proxy)
         if gold is not None:
             self.gold.append(gold)
+        write(self._drawn(x), responses)
         self.points.append(
             CurvePoint(
                 x=x,
@@ -62,13 +66,28 @@ class Track:
             )
         )
 
+    def _drawn(self, x: float) -> Path:
+        return self.task.folder / RESUME / f"curve-{x:g}.jsonl"  # with the checkpoints, so that a cut-off keeps it
+
+    def state(self) -> dict[str, object]:
+        """What was measured so far, as JSON."""
+        points = [p.model_dump() for p in self.points]
+        return {"points": points, "proxy": self.proxy, "gold": self.gold}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.points = [CurvePoint.model_validate(p) for p in state["points"]]
+        self.proxy, self.gold = list(state["proxy"]), list(state["gold"])
+
     def finish(self, method: str) -> RewardCurve | None:
-        """The curve, or None without points. The values behind it, by prompt, go into ``curve_values.json``."""
+        """The curve, or None without points. The values behind it, by prompt, go into ``curve_values.json``, and the
+        responses into ``curve_responses.jsonl``."""
         if not self.points:
             return None
         prompts = [i.id for i in self.task.val]
         values = {"prompts": prompts, "proxy": self.proxy, "gold": self.gold or None}
         write_json(self.task.folder / VALUES, values)
+        write(self.task.folder / RESPONSES, [r for p in self.points for r in read(self._drawn(p.x), Response)])
         return RewardCurve(method=method, seed=self.task.seed, x_name=self.x_name, points=tuple(self.points))
 
 

@@ -19,6 +19,7 @@ from farm.lm.logprobs import batches, by_row, logprobs, response_logits, sequenc
 from farm.lm.prompts import Batch, Ids, encode_prompts, lay_out
 from farm.lm.sample import draw
 from farm.lm.train import rate, step
+from farm.methods import resume
 from farm.methods.curve import Track
 from farm.methods.task import Clock, Result, Task, checked, to_responses
 from farm.records import Budget, Instruction, Record, Sampling, write
@@ -163,10 +164,12 @@ def train(
     per: str = "sequences",
     roll: Roll = roll_out,
     full_kl: bool = False,
+    resumable: bool = True,
 ) -> Result:
     """The loop: from ``task.sft`` against ``task.score``; writes the policy, its curve and ``steps.jsonl``.
 
-    The summed loss is divided by the minibatch's number of ``per`` ("sequences" or "tokens").
+    The summed loss is divided by the minibatch's number of ``per`` ("sequences" or "tokens"). Every ``curve_every``
+    steps a checkpoint is kept, from which the same call goes on exactly (not for a ``roll`` with a memory of its own).
     Raises DataError without prompts or reward, TrainError when a reward, loss or gradient is not finite.
     """
     task.need(method, score=True)
@@ -178,10 +181,19 @@ def train(
     source = prompt_stream(task.instructions, config.prompts_per_step, task.seed, f"{method} prompts")
     logs: list[StepLog] = []
     track = Track(task, "step", policy, frozen)
-    track.measure(0)
-    sequences = tokens = trained = 0
+    sequences = tokens = trained = before = 0
+    if (known := resume.load(task.folder, parameters, optimizer) if resumable else None) is not None:
+        before, saved = known
+        sequences, tokens, trained = saved["counts"]
+        logs = [StepLog.model_validate(row) for row in saved["logs"]]
+        track.restore(saved["track"])
+    if not before:
+        track.measure(0)
     for number in range(1, config.steps + 1):
-        data = roll(task, policy, frozen, next(source), number, config, group)
+        chosen = next(source)
+        if number <= before:
+            continue
+        data = roll(task, policy, frozen, chosen, number, config, group)
         sequences, tokens = sequences + data.drawn, tokens + data.tokens
         for settings in optimizer.param_groups:
             settings["lr"] = config.lr * rate(number - 1, config.steps, 0.0, "linear")
@@ -192,6 +204,9 @@ def train(
         logs.append(_log(number, data, values, value, norm))
         if number % config.curve_every == 0 and number < config.steps:
             track.measure(number)
+            if resumable:
+                saved = {"counts": [sequences, tokens, trained], "logs": [row.model_dump() for row in logs]}
+                resume.save(task.folder, number, parameters, optimizer, saved | {"track": track.state()})
         if task.progress is not None:
             task.progress(number, config.steps, {"score": logs[-1].score, "kl": logs[-1].kl})
     track.measure(config.steps)

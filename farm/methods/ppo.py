@@ -10,7 +10,9 @@ so the fixed point is pi_ref exp(score / kl_coef) / Z. Details follow Huang et a
 details"): KL as k1 in the reward and never clamped, log-probabilities under the sampling temperature (1), padding in
 no statistic, score at the last real token, advantages whitened over the batch's real tokens, value clipping, Adam
 eps 1e-5, a gradient norm that is really clipped, losses divided by the tokens of the whole minibatch.
-Left out: adaptive KL control, reward whitening (the reward model is normalised), entropy bonus.
+KL in the reward may also be k3 or the divergence over the vocabulary, its price may adapt towards a target, and a run
+that was cut off goes on exactly from its last checkpoint. Left out: reward whitening (the reward model is
+normalised), entropy bonus.
 """
 
 from __future__ import annotations
@@ -24,7 +26,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from farm.lm.load import Lora, Policy, copy_frozen, load_policy, reference_of, save_policy, trainable
+from farm.errors import DataError
+from farm.lm.load import (
+    Lora,
+    Policy,
+    copy_frozen,
+    load_hf,
+    load_policy,
+    load_tokenizer,
+    reference_of,
+    save_policy,
+    trainable,
+)
 from farm.lm.logprobs import (
     batches,
     by_row,
@@ -32,12 +45,13 @@ from farm.lm.logprobs import (
     logprobs,
     response_logits,
     sequence_sums,
+    token_kl,
     token_logprobs,
 )
 from farm.lm.prompts import Batch, Ids, encode_prompts, lay_out
 from farm.lm.sample import draw
 from farm.lm.train import rate, step
-from farm.methods import losses
+from farm.methods import losses, resume
 from farm.methods.curve import Track
 from farm.methods.on_policy import prompt_stream
 from farm.methods.task import Clock, Result, Task, checked, to_responses
@@ -56,10 +70,14 @@ class Config(BaseModel):
     minibatches: int = Field(2, ge=1, description="updates per pass")
     lr: float = Field(1e-3, gt=0, description="first learning rate; falls linearly to its last step's share")
     kl_coef: float = Field(0.1, ge=0, description="price of one nat of KL from the SFT policy, in reward units")
+    kl_estimator: Literal["k1", "k3", "full"] = Field("k1", description="KL in the reward; logs always show k1")
+    kl_target: float | None = Field(None, gt=0, description="adapt kl_coef towards this KL, nats per sequence")
+    kl_horizon: int = Field(10_000, ge=1, description="responses over which kl_coef adapts")
     target_kl_stop: float | None = Field(None, gt=0, description="stop when KL exceeds this, nats per sequence")
     clip: float = Field(0.2, gt=0, description="clip range of the probability ratio and of the value")
     gae_lambda: float = Field(0.95, ge=0, le=1, description="lambda of advantage estimation; gamma is 1")
     value: Literal["head", "network"] = Field("head", description="value head on the policy's trunk, or its own trunk")
+    value_from: Literal["reward", "policy"] = Field("reward", description="what a value network of its own starts as")
     value_coef: float = Field(0.1, ge=0, description="weight of the value loss")
     max_grad_norm: float = Field(1.0, gt=0, description="largest gradient norm")
     missing_eos_penalty: float = Field(1.0, ge=0, description="subtracted from the score of an unfinished response")
@@ -73,6 +91,7 @@ class StepLog(Record):
     step: int
     score: float
     kl: float
+    kl_coef: float
     finished: float
     mean_tokens: float
     policy_loss: float
@@ -92,18 +111,42 @@ class Rollouts:
     scores: Tensor
     finished: list[bool]
     reference: list[Tensor]
+    price: list[Tensor] | None  # KL of each token by the estimator of the reward; None = k1, from the old policy
     kl: float  # mean k1 of the draws, nats per sequence
 
 
 class Critic:
-    """Values of response tokens: a linear head, zero at the start, on the policy's trunk or on one of its own."""
+    """Values of response tokens: a linear head on the policy's trunk (zero at the start) or on a network of its own,
+    which starts as the SFT policy (head zero) or as the reward model (its value at the last token is the reward)."""
 
-    def __init__(self, policy: Policy, own: Policy | None) -> None:
-        self.own = own
-        width = policy.model.config.hidden_size
+    def __init__(self, policy: Policy, task: Task, config: Config) -> None:
+        self.own: Policy | None = None
+        if config.value == "network" and config.value_from == "policy":
+            self.own = load_policy(task.sft, name="value")
+        elif config.value == "network":
+            self.own = self._reward_model(task, policy)
+        width = (self.own or policy).model.config.hidden_size
         self.head = torch.nn.Linear(width, 1, device=policy.device)
         torch.nn.init.zeros_(self.head.weight)
         torch.nn.init.zeros_(self.head.bias)
+        if self.own is not None and config.value_from == "reward":
+            settings = self.own.model.config
+            mean, sd = getattr(settings, "reward_mean", 0.0), getattr(settings, "reward_sd", 1.0)
+            with torch.no_grad():
+                self.head.weight.copy_(self.own.model.score.weight / sd)
+                self.head.bias.fill_(-mean / sd)
+
+    @staticmethod
+    def _reward_model(task: Task, policy: Policy) -> Policy:
+        from transformers import AutoModelForSequenceClassification
+
+        advice = "set value_from: policy"
+        if task.reward is None:
+            raise DataError(f"ppo: value_from 'reward' needs the folder of a reward model; give one, or {advice}")
+        if load_tokenizer(task.reward).get_vocab() != policy.tokenizer.get_vocab():
+            raise DataError(f"ppo: the reward model {task.reward} has another tokenizer than the policy; {advice}")
+        model = load_hf(AutoModelForSequenceClassification, task.reward, str(policy.device), "float32")
+        return Policy(model.eval(), policy.tokenizer, "value", str(task.reward))
 
     def parameters(self) -> list[torch.nn.Parameter]:
         return [*self.head.parameters(), *(trainable(self.own) if self.own else [])]
@@ -123,7 +166,7 @@ def run(task: Task, config: Config) -> Result:
     clock = Clock()
     policy = load_policy(task.sft, lora=config.lora, name="ppo", seed=task.seed)
     frozen = copy_frozen(policy) if config.lora is None else None
-    critic = Critic(policy, load_policy(task.sft, name="value") if config.value == "network" else None)
+    critic = Critic(policy, task, config)
     parameters = trainable(policy) + critic.parameters()
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, eps=1e-5, weight_decay=0.0, fused=True)
     source = prompt_stream(task.instructions, config.rollouts, task.seed, "ppo prompts")
@@ -131,10 +174,19 @@ def run(task: Task, config: Config) -> Result:
     prompts = {i.id: row for i, row in zip(task.instructions, encoded, strict=True)}
     logs: list[StepLog] = []
     track = Track(task, "step", policy, frozen)
-    track.measure(0)
     sequences = tokens = trained = done = 0
+    kl_coef = config.kl_coef
+    if (known := resume.load(task.folder, parameters, optimizer)) is not None:
+        done, saved = known
+        sequences, tokens, trained, kl_coef = saved["numbers"]
+        logs = [StepLog.model_validate(row) for row in saved["logs"]]
+        track.restore(saved["track"])
+    else:
+        track.measure(0)
     for number in range(1, config.steps + 1):
         chosen = next(source)
+        if number <= done:
+            continue
         data = roll_out(task, policy, frozen, chosen, [prompts[i.id] for i in chosen], number, config)
         sequences += len(chosen)
         tokens += sum(len(r) for r in data.responses)
@@ -142,12 +194,17 @@ def run(task: Task, config: Config) -> Result:
             break
         for group in optimizer.param_groups:
             group["lr"] = config.lr * rate(number - 1, config.steps, 0.0, "linear")
-        log = improve(policy, critic, optimizer, parameters, data, config, task.seed, number)
+        log = improve(policy, critic, optimizer, parameters, data, kl_coef, config, task.seed, number)
+        if config.kl_target is not None:
+            kl_coef = adapt(kl_coef, log.kl, config.kl_target, len(chosen), config.kl_horizon)
         logs.append(log)
         trained += config.epochs * sum(len(p) + len(r) for p, r in zip(data.prompts, data.responses, strict=True))
         done = number
         if number % config.curve_every == 0 and number < config.steps:
             track.measure(number)
+            numbers = [sequences, tokens, trained, kl_coef]
+            saved = {"numbers": numbers, "logs": [row.model_dump() for row in logs], "track": track.state()}
+            resume.save(task.folder, number, parameters, optimizer, saved)
         if task.progress is not None:
             task.progress(number, config.steps, {"score": log.score, "kl": log.kl, "tokens": log.mean_tokens})
     track.measure(done)
@@ -187,8 +244,19 @@ def roll_out(
     ids = [d.ids for d in draws]
     with reference_of(policy, frozen) as reference:
         theirs = logprobs(reference, prompts, ids)
+    price = None
+    if config.kl_estimator == "k3":
+        price = [losses.k3(torch.tensor(d.logprobs), row) for d, row in zip(draws, theirs, strict=True)]
+    elif config.kl_estimator == "full":
+        price = token_kl(policy, frozen, prompts, ids)[1]
     kl = sum(sum(d.logprobs) for d in draws) - float(sequence_sums(theirs).sum())
-    return Rollouts(prompts, ids, scores, finished, theirs, kl / len(draws))
+    return Rollouts(prompts, ids, scores, finished, theirs, price, kl / len(draws))
+
+
+def adapt(kl_coef: float, kl: float, target: float, responses: int, horizon: int) -> float:
+    """The next price of KL: raised while KL is above ``target``, lowered while below (Ziegler et al. 2019, section 2.2:
+    proportional in the log, the error clipped to 0.2)."""
+    return kl_coef * (1 + min(0.2, max(-0.2, kl / target - 1)) * responses / horizon)
 
 
 def improve(
@@ -197,6 +265,7 @@ def improve(
     optimizer: torch.optim.Optimizer,
     parameters: list[torch.nn.Parameter],
     data: Rollouts,
+    kl_coef: float,
     config: Config,
     seed: int,
     number: int,
@@ -209,7 +278,8 @@ def improve(
     # Old values are computed in the very batches of the first pass: its first ratio is then 1 to the bit.
     old, values = _evaluate(policy, critic, data, cuts[0])
     mask = pad_sequence([torch.ones(len(r), dtype=torch.bool) for r in data.responses], batch_first=True)
-    rewards = token_rewards(old, data.reference, data.scores, config.kl_coef)
+    price = data.price or [losses.k1(ours, theirs) for ours, theirs in zip(old, data.reference, strict=True)]
+    rewards = token_rewards(price, data.scores, kl_coef)
     advantages, returns = losses.gae(rewards, pad_sequence(values, batch_first=True), mask, 1.0, config.gae_lambda)
     sizes = mask.sum(1).tolist()
     white = losses.whiten(advantages, mask)
@@ -237,6 +307,7 @@ def improve(
         step=number,
         score=float(data.scores.mean()),
         kl=float((sequence_sums(old) - sequence_sums(data.reference)).mean()),
+        kl_coef=kl_coef,
         finished=sum(data.finished) / count,
         mean_tokens=float(mask.sum()) / count,
         policy_loss=totals["policy"] / seen,
@@ -248,11 +319,11 @@ def improve(
     )
 
 
-def token_rewards(old: Sequence[Tensor], reference: Sequence[Tensor], scores: Tensor, kl_coef: float) -> Tensor:
-    """Rewards [B, T]: minus the KL price on every token, plus the score on the last real one."""
+def token_rewards(kl: Sequence[Tensor], scores: Tensor, kl_coef: float) -> Tensor:
+    """Rewards [B, T]: minus the price of each token's KL (rows of [tokens]), plus the score on the last real one."""
     rows = []
-    for ours, theirs, score in zip(old, reference, scores, strict=True):
-        row = -kl_coef * losses.k1(ours, theirs)
+    for each, score in zip(kl, scores, strict=True):
+        row = -kl_coef * each
         row[-1] += score
         rows.append(row)
     return pad_sequence(rows, batch_first=True)

@@ -62,6 +62,7 @@ def run(task: Task, config: Config) -> Result:
         per="tokens",
         roll=Pool(config.cues).roll if original else roll_out,
         full_kl=True,
+        resumable=not original,  # the pool of all samples is not part of a checkpoint
     )
 
 

@@ -36,9 +36,9 @@ class Task:
 
     ``folder`` is where the method writes; ``sft`` holds the policy it starts from (a folder or a Hub id).
     ``instructions`` are the prompts (for SFT with their outputs); ``preferences`` with the ``responses`` they name, by
-    id, serve methods that learn from pairs. ``score`` is the proxy reward of instructions and responses, side by
-    side; ``gold`` the true one where it is known. ``val`` are the prompts that curves are measured on, one response
-    each, drawn as ``sampling`` says.
+    id, serve methods that learn from pairs. ``score`` is the proxy reward of instructions and responses, side by side,
+    and ``reward`` the folder of the model behind it, where there is one; ``gold`` is the true reward where it is known.
+    ``val`` are the prompts that curves are measured on, one response each, drawn as ``sampling`` says.
     """
 
     seed: int
@@ -49,6 +49,7 @@ class Task:
     preferences: Sequence[Preference] = ()
     responses: Mapping[str, Response] = field(default_factory=dict)
     score: Score | None = None
+    reward: Path | None = None
     gold: Score | None = None
     val: Sequence[Instruction] = ()
     progress: Progress | None = None

@@ -165,6 +165,7 @@ def improve(run: Run, seed: int, made: Made, row: str) -> Step:
             instructions,
             Progress(f"{row}, seed {seed}"),
             score=proxy(made),
+            reward=made["reward"].file("model"),
             gold=gold(run),
             val=usable(run, made, "val", curve, folder),
             **more,

@@ -114,3 +114,24 @@ def test_file_fingerprint_sees_one_byte(tmp_path):
     before = runs.file_fingerprint(path)
     path.write_bytes(b"abd")
     assert runs.file_fingerprint(path) != before
+
+
+def test_checkpoints_survive_a_cut_off_for_the_same_work_only(tmp_path):
+    def cut(folder):
+        (folder / runs.RESUME).mkdir(exist_ok=True)
+        (folder / runs.RESUME / "state").write_text("half way")
+        (folder / "rubbish").write_text("x")
+        raise KeyboardInterrupt
+
+    seen = []
+
+    def look(folder):
+        seen.append(sorted(p.name for p in folder.rglob("*") if p.is_file()))
+
+    for settings in ({"a": 1}, {"a": 2}):
+        with pytest.raises(KeyboardInterrupt):
+            runs.perform(tmp_path / "step", {"a": 1}, [], cut)
+        step = runs.perform(tmp_path / "step", settings, [], look)
+        assert sorted(p.name for p in step.folder.iterdir()) == ["step.json"]
+        step.folder.rename(tmp_path / f"done-{settings['a']}")
+    assert seen == [["meant.json", "state"], ["meant.json"]]

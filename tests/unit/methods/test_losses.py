@@ -85,7 +85,8 @@ def test_dpo_starts_at_ln_2_and_soft_labels_mix():
 def test_score_falls_on_the_last_real_token_and_kl_on_all():
     old = [torch.tensor([-1.0, -2.0, -0.5]), torch.tensor([-1.0])]
     reference = [torch.tensor([-1.5, -1.0, -0.5]), torch.tensor([-3.0])]
-    rewards = token_rewards(old, reference, torch.tensor([2.0, -1.0]), 0.1)
+    kl = [losses.k1(ours, theirs) for ours, theirs in zip(old, reference, strict=True)]
+    rewards = token_rewards(kl, torch.tensor([2.0, -1.0]), 0.1)
     assert torch.allclose(rewards, torch.tensor([[-0.05, 0.1, 2.0], [-1.2, 0.0, 0.0]]))
     k1 = torch.stack([(a - b).sum() for a, b in zip(old, reference, strict=True)])
     assert torch.allclose(rewards.sum(1) + 0.1 * k1, torch.tensor([2.0, -1.0]))
