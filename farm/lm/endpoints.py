@@ -11,75 +11,31 @@ import asyncio
 import ipaddress
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from farm.errors import AnnotatorError, MissingExtra
+from farm.lm import messages
+from farm.lm.messages import CallError, Reply, Request, Secret
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+    import httpx2
 
-_MAX_REPLY_BYTES = 4_000_000
+__all__ = ["CallError", "Endpoint", "InProcess", "Judge", "OpenAIEndpoint", "Reply", "Request"]
 
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One call: ``messages`` as (role, content) for a chat model, or a ``prompt`` for a completion model.
-
-    ``logprobs`` > 0 asks for that many alternatives per generated token; ``response_format`` for an answer of that
-    type where the server knows it (``json_object``).
-    """
-
-    model: str
-    messages: tuple[tuple[str, str], ...] | None = None
-    prompt: str | None = None
-    temperature: float = 1.0
-    max_tokens: int = 100
-    seed: int = 0
-    logprobs: int = 0
-    response_format: Literal["json_object"] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What came back. ``finish_reason``: stop, length or content_filter; ``top_logprobs``: per token, token -> nats."""
-
-    text: str
-    finish_reason: str
-    model: str
-    prompt_tokens: int
-    completion_tokens: int
-    top_logprobs: Sequence[Mapping[str, float]] | None = None
+_CONNECT_SECONDS = 10.0
 
 
 class Endpoint(Protocol):
-    """``name`` identifies the judge in the ledger's keys; ``complete`` raises CallError."""
+    """``name`` identifies the judge in the ledger's keys; ``complete`` raises CallError. ``tag`` names the attempt
+    to the server, where there is one that keeps such names."""
 
     name: str
 
-    async def complete(self, request: Request) -> Reply: ...
+    async def complete(self, request: Request, tag: str = "") -> Reply: ...
 
     async def close(self) -> None: ...
-
-
-class CallError(Exception):
-    """A call without answer.
-
-    ``fatal``: every other call would fail, too (key, model or address wrong, quota used up). ``rejected``: the server
-    refuses this request. ``retry``: worth another try, after ``retry_after`` seconds if given. ``connection``: nobody
-    answers there.
-    """
-
-    def __init__(
-        self,
-        kind: Literal["fatal", "rejected", "retry", "connection"],
-        message: str,
-        retry_after: float | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.kind, self.retry_after = kind, retry_after
 
 
 class Judge(Protocol):
@@ -120,7 +76,7 @@ class InProcess:
             done.text, done.finish_reason, r.model, done.prompt_tokens, done.completion_tokens, done.top_logprobs
         )
 
-    async def complete(self, request: Request) -> Reply:
+    async def complete(self, request: Request, tag: str = "") -> Reply:
         return self.answer(request)
 
     async def close(self) -> None:
@@ -128,7 +84,9 @@ class InProcess:
 
 
 class OpenAIEndpoint:
-    """Any OpenAI-compatible server through the ``openai`` package; its retries are off, the engine has its own.
+    """Any OpenAI-compatible server, through the ``openai`` package's client with its aiohttp transport.
+
+    Raw requests and answers: building and checking the package's typed objects would cost five times the call.
 
     ``base_url`` falls back to OPENAI_BASE_URL; there is no default host. The key is read from the environment variable
     named by ``api_key_env``; a loopback server may do without. ``api_key`` is for the token of a server this process
@@ -165,126 +123,125 @@ class OpenAIEndpoint:
         if parts.scheme == "http" and not local and not allow_insecure:
             raise AnnotatorError(
                 f"base_url {url} would send the key and all texts unencrypted to another machine: use https, or set "
-                "allow_insecure: true if the network between is yours"
+                "insecure_http: true if the network between is yours"
             )
         key = api_key or os.environ.get(api_key_env, "")
         if not key and not local:
             raise AnnotatorError(f"no API key for {url}: set the environment variable {api_key_env}")
         self.base_url, self.name, self.timeout = url, name or url, timeout
         self._key_name, self._local = api_key_env, local
-        self._secret = _Secret(key or "none")
-        self._client: AsyncOpenAI | None = None
+        self._secret = Secret(key)
+        self._client: httpx2.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
         return f"OpenAIEndpoint({self.base_url!r}, api_key_env={self._key_name!r})"
 
-    async def complete(self, request: Request) -> Reply:
-        client = await self._open()
-        import openai
+    def body(self, request: Request) -> tuple[str, dict[str, Any]]:
+        """Path below base_url and JSON body of a request."""
+        return messages.body(request)
 
+    async def complete(self, request: Request, tag: str = "") -> Reply:
+        path, body = messages.body(request)
+        headers = {"Content-Type": "application/json"}
+        if tag:
+            headers["X-Client-Request-Id"] = tag
+        response = await self._ask("POST", path, headers, content=json.dumps(body).encode())
+        return self.read(response.content, request, messages.rates(response.headers))
+
+    def read(self, data: bytes, request: Request, limits: tuple[float | None, float | None] = (None, None)) -> Reply:
+        """A judge's answer, without our key should it hold it. Raises CallError on anything else."""
         try:
-            data = await self._call(client, request)
-        except openai.APIConnectionError as e:
-            raise self._unanswered(e) from None
-        except openai.APIStatusError as e:
-            raise self._classify(e.status_code, self._detail(e), dict(e.response.headers)) from None
-        except openai.OpenAIError as e:
-            raise CallError("fatal", f"{self.base_url}: {self._scrub(str(e))}") from None
-        try:
-            return _reply(data, request)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as e:
-            raise CallError("retry", f"{self.base_url} sent a malformed answer ({type(e).__name__}: {e})") from None
+            data = self._secret.scrub_bytes(data)
+            return messages.read_reply(data, request.messages is not None, request.model, limits)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OverflowError) as e:
+            what = self._scrub(f"{type(e).__name__}: {e}")
+            raise CallError("lost", f"{self.base_url} sent a malformed answer ({what})") from None
 
-    async def _call(self, client: AsyncOpenAI, r: Request) -> bytes:
-        settings: dict[str, Any] = {
-            "model": r.model, "temperature": r.temperature, "max_tokens": r.max_tokens, "seed": r.seed,
-        }  # fmt: skip
-        if r.messages is None:
-            if r.logprobs:
-                settings["logprobs"] = r.logprobs
-            raw = await client.completions.with_raw_response.create(prompt=r.prompt or "", **settings)
-        else:
-            if r.logprobs:
-                settings |= {"logprobs": True, "top_logprobs": r.logprobs}
-            messages: Any = [{"role": role, "content": text} for role, text in r.messages]
-            raw = await client.chat.completions.with_raw_response.create(messages=messages, **settings)
-        return bytes(raw.content)
+    async def send(
+        self,
+        method: str,
+        path: str,
+        content: bytes | None = None,
+        *,
+        fields: Mapping[str, str] | None = None,
+        files: Mapping[str, Any] | None = None,
+    ) -> bytes:
+        """Any other call below base_url; the body as JSON bytes, or as a form with ``files`` by field as (name, file,
+        type). Returns the body of the answer, of any size. Raises CallError."""
+        headers = {"Content-Type": "application/json"} if content is not None else {}
+        response = await self._ask(method, path, headers, content=content, data=fields, files=files)
+        return response.content
 
-    async def _open(self) -> AsyncOpenAI:
-        """The client of the running event loop."""
-        loop = asyncio.get_running_loop()
-        if self._client is None or self._loop is not loop:
-            try:
-                import openai
-            except ImportError:
-                raise MissingExtra("asking a judge over HTTP needs: pip install 'openai[aiohttp]'") from None
-            self._loop = loop
-            # Redirects would carry the prompts elsewhere; a proxy has no business between us and this machine.
-            http = openai.DefaultAioHttpClient(follow_redirects=False, timeout=self.timeout, trust_env=not self._local)
-            self._client = openai.AsyncOpenAI(
-                api_key=self._secret.value,
-                base_url=self.base_url,
-                max_retries=0,
-                timeout=self.timeout,
-                http_client=http,
-            )
-        return self._client
+    def classify(self, status: int, detail: str, headers: Mapping[str, str]) -> CallError:
+        """The error that an HTTP answer other than 200 is."""
+        return messages.classify(self.base_url, status, self._scrub(detail), headers, self._key_name)
 
     async def close(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            await client.close()
+            await client.aclose()
+
+    async def _ask(self, method: str, path: str, headers: dict[str, str], **content: Any) -> httpx2.Response:
+        """An answer with status 2xx, read whole. Raises CallError."""
+        client = self._open()
+        try:
+            response = await client.request(method, self.base_url + path, headers=headers, **content)
+        except Exception as e:
+            raise self._unanswered(e) from None
+        if 200 <= response.status_code < 300:
+            return response
+        raise self.classify(response.status_code, _detail(response.content), response.headers)
+
+    def _open(self) -> httpx2.AsyncClient:
+        """The client of the running event loop."""
+        loop = asyncio.get_running_loop()
+        if self._client is None or self._loop is not loop:
+            try:
+                import httpx2
+                import openai
+            except ImportError:
+                raise MissingExtra("asking a judge over HTTP needs: pip install 'openai[aiohttp]'") from None
+            self._loop = loop
+            # Redirects would carry the prompts elsewhere; a proxy has no business between us and this machine. The
+            # engine bounds the calls at a time, so the pool of connections need not.
+            self._client = openai.DefaultAioHttpClient(
+                follow_redirects=False,
+                trust_env=not self._local,
+                timeout=httpx2.Timeout(self.timeout, connect=min(_CONNECT_SECONDS, self.timeout)),
+                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=60.0),
+                headers={"Authorization": f"Bearer {self._secret.value or 'none'}", "User-Agent": "rlhf-farm"},
+            )
+        return self._client
 
     def _unanswered(self, error: Exception) -> CallError:
-        """No HTTP answer: nobody there, cut off, or too slow. The SDK calls most of it a timeout; the causes tell."""
+        """No HTTP answer: nobody there, cut off, or too slow. The causes tell which."""
         names: set[str] = set()
         cause: BaseException | None = error
         while cause is not None and len(names) < 100:
             names |= {c.__name__ for c in type(cause).__mro__}
             last, cause = cause, cause.__cause__
+        said = self._scrub(f"{type(last).__name__}: {last}")
         if names & {"ClientConnectorError", "ConnectError", "ConnectionTimeoutError"}:
-            return CallError("connection", f"{self.base_url} cannot be reached ({self._scrub(str(last))})")
-        if names & {"ServerDisconnectedError", "ClientOSError", "ClientPayloadError"} or "APITimeoutError" not in names:
-            return CallError("retry", f"{self.base_url} broke the connection ({self._scrub(str(last))})")
-        return CallError("retry", f"{self.base_url} did not answer within {self.timeout:g} s")
-
-    def _classify(self, status: int, detail: str, headers: Mapping[str, str]) -> CallError:
-        where = f"{self.base_url} answered HTTP {status}: {detail}"
-        if status == 429 and "insufficient_quota" in detail:
-            return CallError("fatal", f"{where}. The account's quota is used up; top it up or bind another model.")
-        if status in (408, 409, 429) or status >= 500:
-            return CallError("retry", where, _retry_after(headers))
-        if status in (401, 403):
-            return CallError("fatal", f"{where}. Check the key in {self._key_name} and what it may use.")
-        if status == 404:
-            return CallError(
-                "fatal", f"{where}. Check the model name, and that base_url ends as the server wants (/v1)."
-            )
-        if 300 <= status < 400:
-            return CallError("fatal", f"{where}. Redirects are not followed: give the final address as base_url.")
-        return CallError("rejected", where)
-
-    def _detail(self, error: Any) -> str:
-        body = error.body
-        if isinstance(body, dict):
-            body = " ".join(str(body[k]) for k in ("message", "code") if body.get(k)) or body
-        return self._scrub(str(body or "no message"))
+            return CallError("connection", f"{self.base_url} cannot be reached ({said})")
+        if names & {"UnsupportedProtocol", "InvalidURL", "LocalProtocolError", "ProxyError"}:
+            return CallError("fatal", f"{self.base_url} cannot be asked ({said})")
+        if names & {"SocketTimeoutError", "ReadTimeout", "WriteTimeout", "TimeoutError"}:
+            return CallError("lost", f"{self.base_url} did not answer within {self.timeout:g} s")
+        return CallError("lost", f"{self.base_url} broke the connection ({said})")
 
     def _scrub(self, text: str) -> str:
-        if self._secret.value != "none":
-            text = text.replace(self._secret.value, "****")
-        return " ".join(text.split())[:500]
+        return " ".join(self._secret.scrub(text).split())[:500]
 
 
-class _Secret:
-    """Holds a key out of reprs and tracebacks."""
-
-    def __init__(self, value: str) -> None:
-        self.value = value
-
-    def __repr__(self) -> str:
-        return "****"
+def _detail(data: bytes) -> str:
+    """What a server says about an error: message and code of OpenAI's shape, or the beginning of the body."""
+    text = data[:10_000].decode(errors="replace")
+    try:
+        error = json.loads(data)["error"]
+        return " ".join(str(error[k]) for k in ("message", "code") if error.get(k)) or text
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return text or "no message"
 
 
 def _is_loopback(host: str) -> bool:
@@ -294,51 +251,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds a server asks to wait: ``retry-after-ms``, or ``retry-after`` in seconds or as a date."""
-    low = {k.lower(): v for k, v in headers.items()}
-    try:
-        if "retry-after-ms" in low:
-            seconds = float(low["retry-after-ms"]) / 1000
-        elif "retry-after" in low:
-            try:
-                seconds = float(low["retry-after"])
-            except ValueError:
-                from datetime import UTC, datetime
-                from email.utils import parsedate_to_datetime
-
-                seconds = (parsedate_to_datetime(low["retry-after"]) - datetime.now(UTC)).total_seconds()
-        else:
-            return None
-    except (ValueError, TypeError):
-        return None
-    return min(max(seconds, 0.0), 3600.0) if seconds == seconds else None
-
-
-def _reply(data: bytes, request: Request) -> Reply:
-    """Raises ValueError, KeyError, IndexError or TypeError on anything that is not an OpenAI-style answer."""
-    if len(data) > _MAX_REPLY_BYTES:
-        raise ValueError(f"{len(data)} bytes")
-    body = json.loads(data)
-    choice = body["choices"][0]
-    if request.messages is None:
-        text = choice["text"]
-        logprobs = (choice.get("logprobs") or {}).get("top_logprobs")
-    else:
-        text = choice["message"].get("content")
-        content = (choice.get("logprobs") or {}).get("content")
-        logprobs = None if content is None else [{t["token"]: t["logprob"] for t in c["top_logprobs"]} for c in content]
-        if text is None and choice["message"].get("refusal"):
-            text = str(choice["message"]["refusal"])
-    usage = body.get("usage") or {}
-    top = None if logprobs is None else [{str(t): float(p) for t, p in (row or {}).items()} for row in logprobs]
-    return Reply(
-        text=str(text or ""),
-        finish_reason=str(choice.get("finish_reason") or "stop"),
-        model=str(body.get("model") or request.model),
-        prompt_tokens=int(usage.get("prompt_tokens") or 0),
-        completion_tokens=int(usage.get("completion_tokens") or 0),
-        top_logprobs=top,
-    )

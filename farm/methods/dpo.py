@@ -14,12 +14,14 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from farm.errors import DataError
+from farm.lm import trl_engine
 from farm.lm.load import Lora, Policy, copy_frozen, load_policy, reference_of, save_policy, trainable
 from farm.lm.logprobs import logprobs, response_logits, sequence_sums, token_logprobs
 from farm.lm.prompts import Batch, Ids, lay_out
-from farm.lm.train import Optim, fit
+from farm.lm.train import Optim, Trained, fit
 from farm.methods import losses
 from farm.methods.curve import Track
 from farm.methods.pairs import encode, target
@@ -39,12 +41,22 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     beta: float = Field(0.1, gt=0, description="strength of the tie to the reference; smaller moves further")
-    loss: Literal["sigmoid", "smooth", "robust", "hinge", "ipo"] = Field("sigmoid", description="see losses.dpo")
+    loss: str = Field("sigmoid", description="see losses.dpo; with engine trl, more of TRL's")
     flip: float = Field(0.0, ge=0, lt=0.5, description="share of wrong labels that smooth and robust assume")
     optim: Optim = Field(Optim(lr=3e-4, epochs=1, batch=32, schedule="linear"), description="see lm.train.Optim")
     max_tokens: int = Field(512, ge=1, description="longest response in tokens, end token included")
     curve_points: int = Field(6, ge=0, description="points of the curve after the first, evenly spaced")
     lora: Lora | None = Field(None, description="train adapters; the reference is then the model without them")
+    engine: Literal["farm", "trl"] = Field("farm", description="our loop, or TRL's DPOTrainer on the same token rows")
+
+    @model_validator(mode="after")
+    def _known(self) -> Config:
+        more = trl_engine.DPO_LOSSES if self.engine == "trl" else ()
+        known = [name for name in (*losses.DPO_LOSSES, *more) if not (self.engine == "trl" and name == "smooth")]
+        if self.loss not in known:
+            hint = "" if self.engine == "trl" else f"; engine: trl adds {', '.join(trl_engine.DPO_LOSSES)}"
+            raise ValueError(f"loss must be one of {', '.join(known)}{hint}")
+        return self
 
 
 def run(task: Task, config: Config) -> Result:
@@ -68,17 +80,21 @@ def run(task: Task, config: Config) -> Result:
         if every and done % every == 0 and len(track.points) <= config.curve_points:
             track.measure(done)
 
-    trained = fit(
-        trainable(policy),
-        examples,
-        lambda rows: pair_loss(policy, rows, config),
-        config.optim,
-        seed=task.seed,
-        purpose="dpo",
-        size=lambda e: 2 * len(e[0]) + len(e[1]) + len(e[2]),
-        weight=lambda e: e[6],
-        progress=task.progress,
-        after=after,
+    trained = (
+        _with_trl(task, policy, frozen, examples, config)
+        if config.engine == "trl"
+        else fit(
+            trainable(policy),
+            examples,
+            lambda rows: pair_loss(policy, rows, config),
+            config.optim,
+            seed=task.seed,
+            purpose="dpo",
+            size=lambda e: 2 * len(e[0]) + len(e[1]) + len(e[2]),
+            weight=lambda e: e[6],
+            progress=task.progress,
+            after=after,
+        )
     )
     track.measure(trained.updates)
     save_policy(policy, task.folder / "policy")
@@ -92,6 +108,25 @@ def run(task: Task, config: Config) -> Result:
         budget=budget,
         notes={"first_loss": trained.losses[0], "last_loss": trained.losses[-1]},
     ).save(task.folder)
+
+
+def _with_trl(task: Task, policy: Policy, frozen: Policy | None, examples: list[Example], config: Config) -> Trained:
+    """The same pairs through TRL's trainer. Raises DataError for labels it does not know."""
+    if any(e[5] not in (0.0, 1.0) or e[6] != 1.0 for e in examples):
+        raise DataError("dpo: TRL knows no ties, soft labels or weights; use engine: farm for these preferences")
+    rows = [(p, a, b) if wanted == 1.0 else (p, b, a) for p, a, b, _, _, wanted, _ in examples]
+    return trl_engine.dpo(
+        policy,
+        frozen,
+        rows,
+        config.optim,
+        beta=config.beta,
+        loss=config.loss,
+        flip=config.flip,
+        seed=task.seed,
+        folder=task.folder / "trl",
+        progress=task.progress,
+    )
 
 
 def prepare(task: Task, policy: Policy, frozen: Policy | None, max_tokens: int) -> list[Example]:

@@ -20,6 +20,9 @@ def soft_pair(margin: Tensor, target: Tensor) -> Tensor:
     return -target * logsigmoid(margin) - (1 - target) * logsigmoid(-margin)
 
 
+DPO_LOSSES = ("sigmoid", "smooth", "robust", "hinge", "ipo")
+
+
 def dpo(
     policy: tuple[Tensor, Tensor],
     reference: tuple[Tensor, Tensor],

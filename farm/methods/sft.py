@@ -9,6 +9,7 @@ never learns to stop where it was cut. Left out: packing (batches of like length
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -34,6 +35,7 @@ class Config(BaseModel):
     optim: Optim = Field(Optim(lr=1e-2, epochs=5, batch=32), description="see lm.train.Optim")
     max_tokens: int = Field(512, ge=1, description="longest response in tokens, end token included")
     lora: Lora | None = Field(None, description="train adapters instead of all weights")
+    engine: Literal["farm", "trl"] = Field("farm", description="our loop, or TRL's SFTTrainer on the same token rows")
 
 
 def run(task: Task, config: Config) -> Result:
@@ -51,12 +53,23 @@ def run(task: Task, config: Config) -> Result:
     outputs = [i.output for i in task.instructions]
     answers = encode_texts(outputs, [True] * len(outputs), policy.tokenizer, config.max_tokens)
     examples = [(prompt, answer, 1.0) for prompt, answer in zip(prompts, answers, strict=True)]
-    trained = train(policy, examples, config.optim, seed=task.seed, purpose="sft", progress=task.progress)
+    if config.engine == "trl":
+        from farm.lm import trl_engine
+
+        rows, scratch = [(p, r) for p, r, _ in examples], task.folder / "trl"
+        trained = trl_engine.sft(
+            policy, rows, config.optim, seed=task.seed, folder=scratch, progress=task.progress
+        )  # fmt: skip
+    else:
+        trained = train(policy, examples, config.optim, seed=task.seed, purpose="sft", progress=task.progress)
     save_policy(policy, task.folder / "policy")
     budget = Budget(train_tokens=trained.tokens, updates=trained.updates, seconds=clock.seconds)
     last = trained.losses[-max(1, len(trained.losses) // 10) :]
     return Result(
-        method="sft", policy="policy", budget=budget, notes={"final_loss": round(sum(last) / len(last), 6)}
+        method="sft",
+        policy="policy",
+        budget=budget,
+        notes={"first_loss": trained.losses[0], "final_loss": round(sum(last) / len(last), 6)},
     ).save(task.folder)
 
 
