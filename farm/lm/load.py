@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from transformers.utils import logging as transformers_logging
 
 from farm.errors import DataError, MissingExtra, TrainError
+from farm.lm import parallel
 
 transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -203,6 +204,8 @@ def save_policy(policy: Policy, folder: Path) -> None:
     """
     import os
 
+    if parallel.place()[0] > 0:
+        return  # the first process writes
     folder.mkdir(parents=True, exist_ok=True)
     if policy.adapted:
         base = Path(policy.source)

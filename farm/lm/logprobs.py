@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from farm.lm import parallel
 from farm.lm.load import Policy, reference_of
 from farm.lm.prompts import Batch, Ids, lay_out
 
@@ -78,6 +79,8 @@ def logprobs(
     policy: Policy, prompts: Sequence[Ids], responses: Sequence[Ids], temperature: float = 1.0
 ) -> list[Tensor]:
     """Per-token log-probabilities of each response: a list of float tensors, one per row, each [len(response)]."""
+    mine = parallel.share(range(len(prompts)))
+    prompts, responses = [prompts[i] for i in mine], [responses[i] for i in mine]
     out: list[Tensor] = [torch.empty(0)] * len(prompts)
     for rows in batches(prompts, responses):
         batch = lay_out(
@@ -87,7 +90,7 @@ def logprobs(
         parts = by_row(token_logprobs(logits, batch.targets, temperature), batch)
         for i, part in zip(rows, parts, strict=True):
             out[i] = part
-    return out
+    return parallel.gather(out)
 
 
 def sequence_sums(parts: Sequence[Tensor]) -> Tensor:

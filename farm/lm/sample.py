@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from farm.lm import parallel
 from farm.lm.decoder import Steps, engine
 from farm.lm.load import Policy
 from farm.lm.prompts import Ids, encode_prompts
@@ -100,6 +101,22 @@ def draw(
     The longest prompts go first, so that batches hold prompts of nearly one length; a prefix is read once for all
     draws of a prompt, and rows that have finished leave the batch.
     """
+    if parallel.place()[1] > 1:
+        mine = parallel.share(list(zip(prompts, ids, strict=True)))
+        rows_of = _draw(policy, [p for p, _ in mine], [i for _, i in mine], n, sampling, purpose, progress)
+        return [d for group in parallel.gather([rows_of[k : k + n] for k in range(0, len(rows_of), n)]) for d in group]
+    return _draw(policy, prompts, ids, n, sampling, purpose, progress)
+
+
+def _draw(
+    policy: Policy,
+    prompts: Sequence[Ids],
+    ids: Sequence[str],
+    n: int,
+    sampling: Sampling,
+    purpose: str,
+    progress: Progress | None,
+) -> list[Draw]:
     keys = np.array([key(sampling.seed, purpose, i, k) for i in ids for k in range(n)], dtype=np.uint64)
     out: list[Draw | None] = [None] * (len(prompts) * n)
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))

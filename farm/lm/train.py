@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from farm.errors import DataError, TrainError
+from farm.lm import parallel
 from farm.seeds import rng
 
 Progress = Callable[[int, int, dict[str, float]], None]
@@ -97,24 +98,27 @@ def fit(
 
 
 def _accumulate(chosen: list[E], loss: Loss[E], total: float, micro_batch: int) -> tuple[float, dict[str, float]]:
-    """Backward through a batch in parts; every part is divided by the weight of the whole batch."""
+    """Backward through this process's share of a batch in parts, each divided by the weight of the whole batch."""
     value, stats = 0.0, dict[str, float]()
-    part = micro_batch or len(chosen)
-    for start in range(0, len(chosen), part):
-        summed, numbers = loss(chosen[start : start + part])
+    mine = parallel.share(chosen)
+    part = micro_batch or max(1, len(mine))
+    for start in range(0, len(mine), part):
+        summed, numbers = loss(mine[start : start + part])
         scaled = summed / max(total, 1e-12)
         scaled.backward()  # type: ignore[no-untyped-call]
         value += float(scaled.detach())
         for k, v in numbers.items():
             stats[k] = stats.get(k, 0.0) + v
-    return value, stats
+    summed_up = parallel.total({"loss": value} | stats)
+    return summed_up.pop("loss"), summed_up
 
 
 def step(optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], clip: float) -> float:
-    """Clip the gradient to norm ``clip``, update, clear. Returns the norm before clipping.
+    """Add gradients over processes, clip to norm ``clip``, update, clear. Returns the norm before clipping.
 
     Raises TrainError when the gradient is not finite (the parameters are then unchanged).
     """
+    parallel.add_gradients(parameters)
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, clip))
     if not math.isfinite(norm):
         raise TrainError("the gradient is not finite; lower the learning rate, or look for broken examples")

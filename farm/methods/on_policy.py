@@ -14,6 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from farm.lm import parallel
 from farm.lm.load import Lora, Policy, copy_frozen, load_policy, reference_of, save_policy, trainable
 from farm.lm.logprobs import batches, by_row, logprobs, response_logits, sequence_sums, token_logprobs
 from farm.lm.prompts import Batch, Ids, encode_prompts, lay_out
@@ -256,12 +257,14 @@ class Update:
         for minibatch in (m for cut in cuts for m in cut if m):
             rows = [i for i in self._rows(minibatch) if not self.signal[i].isnan()]
             weight = len(rows) if self.per == "sequences" else sum(len(data.responses[i]) for i in rows)
-            for part in self._parts(minibatch):
+            for part in self._parts(parallel.share(minibatch)):
                 value = self.loss(self._part(part, old)) / weight
                 value.backward()  # type: ignore[no-untyped-call]
                 total += float(value.detach())
                 pushed += sum(len(data.prompts[i]) + len(data.responses[i]) for i in part)
             norms.append(step(optimizer, parameters, config.max_grad_norm))
+        total = parallel.total({"loss": total})["loss"]
+        pushed = sum(parallel.everyone(pushed))
         count = max(1, len(norms))
         return total / count, sum(norms) / count, pushed
 
@@ -284,11 +287,11 @@ class Update:
         old: dict[int, Tensor] = {}
         with torch.no_grad():
             for minibatch in minibatches:
-                for rows in self._parts(minibatch):
+                for rows in self._parts(parallel.share(minibatch)):
                     batch = self._lay_out(rows)
                     logits, _ = response_logits(self.policy.model, batch)
                     old |= dict(zip(rows, by_row(token_logprobs(logits, batch.targets), batch), strict=True))
-        return old
+        return {row: values for share in parallel.everyone(old) for row, values in share.items()}
 
     def _lay_out(self, rows: list[int], plain: bool = False) -> Batch:
         data, tokenizer = self.data, self.policy.tokenizer

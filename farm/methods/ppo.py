@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from farm.errors import DataError
+from farm.lm import parallel
 from farm.lm.load import (
     Lora,
     Policy,
@@ -290,7 +291,7 @@ def improve(
     for pass_ in cuts:
         for rows in pass_:
             total = sum(len(data.responses[i]) for i in rows)
-            for part in _parts(data, rows):
+            for part in _parts(data, parallel.share(rows)):
                 loss, stats = _part_loss(policy, critic, data, part, old, values, packed, config)
                 if not norms:
                     first_error = max(first_error, stats.pop("ratio_error"))
@@ -299,6 +300,7 @@ def improve(
                 for k, v in stats.items():
                     totals[k] = totals.get(k, 0.0) + v
             norms.append(step(optimizer, parameters, config.max_grad_norm))
+    totals = parallel.total(totals)
     seen = config.epochs * int(mask.sum())
     everything = losses.masked_mean(returns, mask)
     spread = losses.masked_mean((returns - everything).square(), mask)
@@ -314,7 +316,7 @@ def improve(
         value_loss=totals["value"] / seen,
         clip_fraction=totals["clipped"] / seen,
         grad_norm=sum(norms) / len(norms),
-        first_ratio_error=first_error,
+        first_ratio_error=max(parallel.everyone(first_error)),
         explained_variance=float(1 - unexplained / spread.clamp(min=1e-12)),
     )
 
@@ -349,15 +351,13 @@ def _forward(policy: Policy, critic: Critic, data: Rollouts, part: list[int]) ->
 def _evaluate(
     policy: Policy, critic: Critic, data: Rollouts, minibatches: list[list[int]]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    old: list[Any] = [None] * len(data.responses)
-    values: list[Any] = [None] * len(data.responses)
+    mine: dict[int, tuple[Tensor, Tensor]] = {}
     for rows in minibatches:
-        for part in _parts(data, rows):
+        for part in _parts(data, parallel.share(rows)):
             logp, value, batch = _forward(policy, critic, data, part)
-            rows_of = zip(part, by_row(logp, batch), by_row(value, batch), strict=True)
-            for i, a, b in rows_of:
-                old[i], values[i] = a, b
-    return old, values
+            mine |= dict(zip(part, zip(by_row(logp, batch), by_row(value, batch), strict=True), strict=True))
+    known = {row: both for share in parallel.everyone(mine) for row, both in share.items()}
+    return [known[i][0] for i in range(len(known))], [known[i][1] for i in range(len(known))]
 
 
 def _part_loss(

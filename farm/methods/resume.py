@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from farm.lm import parallel
 from farm.runs import RESUME, read_json
 
 
@@ -24,6 +25,8 @@ def save(
     folder: Path, number: int, parameters: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer, numbers: Any
 ) -> None:
     """Write the checkpoint of step ``number``. ``numbers`` is JSON: what else the loop needs to go on."""
+    if parallel.place()[0] > 0:
+        return  # the first process writes
     tensors: dict[str, Tensor] = {}
     for i, p in enumerate(parameters):
         tensors[f"parameter.{i}"] = p.detach().cpu().contiguous()
@@ -48,6 +51,7 @@ def load(
     folder: Path, parameters: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> tuple[int, Any] | None:
     """Restore the last whole checkpoint into ``parameters`` and ``optimizer``: (step, numbers), or None without one."""
+    folder = parallel.everyone(folder)[0]  # all processes go on from the first one's checkpoint
     found = []
     for path in (folder / RESUME).glob("step-*"):
         known = read_json(path / "numbers.json")

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from farm.errors import DataError, TrainError
+from farm.lm import parallel
 from farm.lm.load import load_hf, load_tokenizer
 from farm.lm.logprobs import batches, positions_of
 from farm.lm.prompts import Batch, Ids, encode_prompts, encode_responses, lay_out
@@ -61,6 +62,8 @@ class RewardModel:
     @torch.no_grad()
     def raw(self, prompts: Sequence[Ids], responses: Sequence[Ids]) -> torch.Tensor:
         """Rewards before normalisation, float32 [rows]."""
+        mine = parallel.share(range(len(prompts)))
+        prompts, responses = [prompts[i] for i in mine], [responses[i] for i in mine]
         out = torch.empty(len(prompts))
         device = next(self.model.parameters()).device
         for rows in batches(prompts, responses):
@@ -68,7 +71,7 @@ class RewardModel:
                 [prompts[i] for i in rows], [responses[i] for i in rows], self.tokenizer.pad_token_id, device
             )
             out[torch.tensor(rows)] = rewards(self.model, batch).cpu()
-        return out
+        return torch.tensor(parallel.gather(out.tolist()))
 
 
 def rewards(model: Any, batch: Batch) -> torch.Tensor:
