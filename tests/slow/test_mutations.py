@@ -77,8 +77,8 @@ MUTATIONS = {
         "test_ppo_checklist.py::test_optimizer_settings",
     ),
     "mean of means": (
-        "methods/ppo.py", "total = sum(len(data.responses[i]) for i in rows)\n            for part",
-        "total = 1.0\n            for part",
+        "methods/ppo.py", "(loss / total).backward()",
+        "(loss / sum(len(data.responses[i]) for i in part)).backward()",
         "test_ppo_checklist.py::test_parts_add_up_to_the_minibatch",
     ),
     "top-p while training": (
@@ -93,14 +93,13 @@ MUTATIONS = {
         "lm/logprobs.py", "logits = logits / temperature\n    return", "logits = logits\n    return",
         "../lm/test_logprobs.py::test_temperature_divides_the_logits",
     ),
-    "positions that count padding": (
-        "lm/logprobs.py", "return (batch.attention.cumsum(1) - 1).clamp(min=0)",
-        "return torch.arange(batch.attention.shape[1], device=batch.attention.device).expand_as(batch.attention)",
-        "../lm/test_logprobs.py::test_padding_on_either_side_changes_no_log_probability",
+    "log-probabilities one place late": (
+        "lm/prompts.py", "((place >= before - 1) & (place < end - 1)).to(device)",
+        "((place >= before) & (place < end)).to(device)",
+        "../lm/test_sample.py::test_kept_log_probabilities_equal_recomputed_ones",
     ),
-    "a leave-one-out baseline with itself": (
-        "methods/rloo.py", "others = (rewards.sum(1, keepdim=True) - rewards) / (data.group - 1)",
-        "others = rewards.mean(1, keepdim=True)",
+    "no KL in the leave-one-out reward": (
+        "methods/rloo.py", "rewards = (data.scores - kl_coef * data.kl)", "rewards = data.scores",
         "test_fixed_points.py::test_kl_in_the_reward_ends_at_the_exponential_tilt",
     ),
 }  # fmt: skip
