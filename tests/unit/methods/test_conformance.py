@@ -117,7 +117,7 @@ def test_lora_moves_adapters_only(name, toy, tmp_path, labelled):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_setting_is_documented_and_unknown_ones_are_refused(name):
     fields = module(name).Config.model_fields
-    assert len(fields) <= 20
+    assert len(fields) <= 21
     assert all(f.description for f in fields.values())
     with pytest.raises(ValidationError):
         module(name).Config(no_such_setting=1)

@@ -96,3 +96,13 @@ def test_a_reward_model_that_cannot_be_the_value_network_is_refused(toy, asks, t
     other = tiny.create(tmp_path / "other", settings, 0, vocabulary=["quite", "other", "words"])
     with pytest.raises(DataError, match="another tokenizer"):
         ppo.run(task(toy, asks, tmp_path, reward=other), ppo.Config(**SMALL, value="network"))
+
+
+def test_bfloat16_learns_with_weights_in_float32(toy, asks, tmp_path):
+    config = ppo.Config(steps=30, rollouts=64, lr=1e-2, kl_coef=0.0, missing_eos_penalty=0.0, dtype="bfloat16")
+    ppo.run(task(toy, asks, tmp_path), config)
+    kept = logs(tmp_path)
+    assert [log.first_ratio_error for log in kept] == [0.0] * 30  # the same passes in the same precision
+    assert abs(kept[0].kl) < 0.05
+    assert kept[-1].score > kept[0].score + 0.3
+    assert {p.dtype for p in load_policy(tmp_path / "policy").model.parameters()} == {torch.float32}
