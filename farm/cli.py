@@ -6,9 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from farm.commands import annotators, recipes, serve, stage
+from farm.commands import agree, annotators, calibrate, correlate, label, overoptimize, recipes, serve, stage
 
-COMMANDS = (stage, recipes, annotators, serve)  # in the order in which help shows them
+# In the order in which help shows them.
+COMMANDS = (stage, agree, overoptimize, calibrate, correlate, recipes, annotators, serve, label)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -19,6 +19,10 @@ class AnnotatorError(FarmError, RuntimeError):
     """No judge can be reached, or an annotator pool is malformed."""
 
 
+class BudgetError(FarmError, RuntimeError):
+    """The budget for judges is used up, or cannot be kept because a price is unknown. Raising it goes on."""
+
+
 class RunError(FarmError, RuntimeError):
     """A run folder cannot be used: unwritable, locked by another process, or of another recipe."""
 

@@ -82,13 +82,16 @@ def _line(this: Run, each: workers.Each) -> Iterator[tuple[str, list[runs.Step]]
     yield "improve", improved[: len(tasks)] + extra
 
     # 6. Every policy answers the evaluation instructions; the pool, without noise, compares it with the reference.
+    #    So are, where the recipe asks for it, texts that deserve to lose.
     tasks = [(row, s) for row in stages.policies(this) for s in seeds]
-    evaluated = each([(stages.evaluate, this, s, made[s], row) for row, s in tasks])
-    arms = dict(zip(tasks, evaluated, strict=True))
-    yield "evaluate", evaluated
+    controls = [(stages.canaries, this, seeds[0], made[seeds[0]])]
+    evaluated = each([(stages.evaluate, this, s, made[s], row) for row, s in tasks] + controls)
+    arms = dict(zip(tasks, evaluated, strict=False))
+    controlled = [step for step in evaluated[len(tasks) :] if step is not None]
+    yield "evaluate", [*arms.values(), *controlled]
 
     # 7. What follows across policies: curves and their verdicts, rank correlation, agreement.
-    study = stages.study(this, made, arms, extra)
+    study = stages.study(this, made, arms, extra + controlled)
     yield "study", [study]
 
     # 8. One page for people, one file of numbers for programs.

@@ -81,36 +81,70 @@ class Sample(Settings):
 
 class Endpoint(Settings):
     """Where judges answer. ``scripted``: in this process; ``local_server``: the scripted judge over HTTP on loopback;
-    ``openai``: any OpenAI-compatible server (``base_url`` or OPENAI_BASE_URL, key from the environment)."""
+    ``openai``: any OpenAI-compatible server (``base_url`` or OPENAI_BASE_URL, key from the environment);
+    ``transformers``: language models in this process, the roles bound to their folders or Hub ids; ``replay``: what is
+    on record in ``path``, a run's folder or a file of judgements or raw answers.
 
-    kind: Literal["scripted", "local_server", "openai"] = "scripted"
+    ``concurrency`` is the most calls at a time; how many there are follows what the server bears. ``rpm`` and ``tpm``
+    are the account's requests and tokens per minute, where it does not state them itself. ``batch`` uses the Batch API.
+    ``budget``: USD that all calls of the run may cost together. ``prices``: model pattern to USD per million prompt and
+    completion tokens, before the rows of ``price_table`` (a file; default: the shipped one)."""
+
+    kind: Literal["scripted", "local_server", "openai", "transformers", "replay"] = "scripted"
     base_url: str | None = None
+    path: str | None = None
     api_key_env: str = "OPENAI_API_KEY"
-    concurrency: int = Field(16, ge=1, le=4096)
+    insecure_http: bool = False
+    concurrency: int = Field(64, ge=1, le=4096)
     timeout: float = Field(60.0, gt=0)
+    rpm: float | None = Field(None, gt=0)
+    tpm: float | None = Field(None, gt=0)
+    batch: bool = False
+    budget: float | None = Field(None, ge=0, allow_inf_nan=False)
+    prices: dict[str, tuple[float, float]] = {}
+    price_table: str | None = None
+
+    @model_validator(mode="after")
+    def _record(self) -> Endpoint:
+        if (self.kind == "replay") != (self.path is not None):
+            raise ValueError("kind: replay needs path (a run's folder or a file), and no other kind takes one")
+        return self
 
 
 class Annotate(Settings):
     """Labels for training: which pool, which model answers for each role, and the noise put on top.
-    ``flip`` 0.25 is AlpacaFarm's uniform noise."""
+
+    ``flip`` is uniform noise; left out it is 0.25, AlpacaFarm's, and for a calibrated pool the pool's own noise.
+    ``soft`` has rewards learn the judges' probabilities instead of their verdicts. ``both_orders`` has every act made
+    in either order of the two responses, at twice the cost.
+
+    ``human`` is a file of people's labels (``farm label export``, or any format of docs/agreement.md), which then take
+    the place of the pool's."""
 
     pool: str = "farm13"
     models: dict[str, str] = dict.fromkeys(("strong", "medium", "completion"), "scripted/{annotator}")
     endpoint: Endpoint = Endpoint()
     per_pair: int = Field(1, ge=1)
-    flip: float = Field(0.25, ge=0, le=0.5)
+    flip: float | None = Field(None, ge=0, le=0.5)
     skip_noise: bool = False
+    soft: bool = False
+    both_orders: bool = False
+    human: str | None = None
 
 
 class Evaluate(Settings):
     """Win rate of every policy against the reference model on ``instructions`` evaluation instructions, by the pool
-    without noise; ``human_votes`` simulated people judge each pair too (offline world only)."""
+    without noise; ``human_votes`` simulated people judge each pair too (offline world only). ``canaries`` instructions
+    are answered by texts that deserve to lose; a win rate of theirs that may reach ``canary_limit`` is reported."""
 
     pool: str = "farm13"
     instructions: int = Field(805, ge=1)
     per_pair: int = Field(1, ge=1)
     temperature: float = Field(0.7, ge=0)
     human_votes: int = Field(3, ge=0)
+    both_orders: bool = False
+    canaries: int = Field(0, ge=0)
+    canary_limit: float = Field(0.5, gt=0, le=1)
 
 
 class BestOfNCurve(Settings):
@@ -123,16 +157,19 @@ class BestOfNCurve(Settings):
 class Study(Settings):
     """What is measured across policies. ``curve_instructions`` of ``val`` carry the training curves. The first
     ``agreement_pairs`` pairs are judged by every annotator of the pool, and where there are simulated humans by
-    ``agreement_votes`` of them."""
+    ``agreement_votes`` of them; ``both_orders`` shows them to the annotators in both orders, which tells how much of
+    a verdict is the position."""
 
     best_of_n: BestOfNCurve | None = BestOfNCurve()
     curve_instructions: int = Field(400, ge=2)
     agreement_pairs: int = Field(0, ge=0)
     agreement_votes: int = Field(4, ge=2)
+    both_orders: bool = False
 
 
 class Recipe(Settings):
-    """One study. ``improve`` maps a row name to ``{method: NAME, ...its settings}``."""
+    """One study. ``improve`` maps a row name to ``{method: NAME, ...its settings}``; ``laboratory`` holds what only
+    ``farm overoptimize`` reads (farm/stages/laboratory/settings.py)."""
 
     name: str = Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     about: str = ""
@@ -147,6 +184,7 @@ class Recipe(Settings):
     improve: dict[str, Any] = {}
     evaluate: Evaluate = Evaluate()
     study: Study = Study()
+    laboratory: Any = None
 
     @model_validator(mode="after")
     def _distinct_seeds(self) -> Recipe:
@@ -156,12 +194,15 @@ class Recipe(Settings):
 
 
 class Shapes(BaseModel):
-    """Settings classes of the training stages, by section; ``methods`` are those that ``improve`` may name."""
+    """Settings classes of the training stages, by section; ``methods`` are those that ``improve`` may name, ``row``
+    what a policy of the ``laboratory`` may say besides its method's settings."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
     sft: type[BaseModel]
     reward: type[BaseModel]
     methods: dict[str, type[BaseModel]]
+    laboratory: type[BaseModel] | None = None
+    row: type[BaseModel] | None = None
 
 
 def load(
@@ -261,21 +302,36 @@ def _stages(raw: Mapping[str, Any], shapes: Shapes, mistakes: list[str]) -> dict
     checked: dict[str, Any] = {}
     for section, shape in (("sft", shapes.sft), ("reward", shapes.reward)):
         checked[section] = _check(raw.get(section) or {}, shape, section, mistakes)
-    rows: dict[str, Any] = {}
-    given = raw.get("improve") or {}
+    checked["improve"] = _rows(raw.get("improve"), shapes, "improve", None, mistakes)
+    given = raw.get("laboratory")
+    if given is not None and shapes.laboratory is not None:
+        laboratory = _check(given, shapes.laboratory, "laboratory", mistakes)
+        policies = given.get("policies") if isinstance(given, dict) else None
+        rows = _rows(policies, shapes, "laboratory.policies", shapes.row, mistakes)
+        checked["laboratory"] = laboratory and laboratory.model_copy(update={"policies": rows})
+    return checked
+
+
+def _rows(
+    given: Any, shapes: Shapes, section: str, more: type[BaseModel] | None, mistakes: list[str]
+) -> dict[str, tuple[Any, ...]]:
+    """Rows of methods as (method, its settings), and with ``more`` a third part with the settings of that class."""
+    rows: dict[str, tuple[Any, ...]] = {}
     for row, settings in given.items() if isinstance(given, dict) else []:
-        where = f"improve.{row}"
+        where = f"{section}.{row}"
         method = settings.get("method") if isinstance(settings, dict) else None
         if not isinstance(settings, dict) or method is None:
             mistakes.append(f"{where}: give 'method:' and its settings (methods: {', '.join(shapes.methods)})")
         elif method not in shapes.methods:
             mistakes.append(f"{where}.method: unknown method {method!r}{_nearest(str(method), shapes.methods)}")
         else:
-            rest = {k: v for k, v in settings.items() if k != "method"}
-            config = _check(rest, shapes.methods[method], where, mistakes)
-            rows[str(row)] = (method, config)
-    checked["improve"] = rows
-    return checked
+            extra = set(more.model_fields) if more else set()
+            rest = {k: v for k, v in settings.items() if k != "method" and k not in extra}
+            parts: list[Any] = [method, _check(rest, shapes.methods[method], where, mistakes)]
+            if more:
+                parts.append(_check({k: v for k, v in settings.items() if k in extra}, more, where, mistakes))
+            rows[str(row)] = tuple(parts)
+    return rows
 
 
 def _check(raw: Any, shape: type[BaseModel], where: str, mistakes: list[str]) -> BaseModel | None:
@@ -309,7 +365,9 @@ def _fields(shape: type[BaseModel], location: Sequence[Any]) -> list[str]:
     """Valid keys of the section at ``location`` inside ``shape``."""
     current: Any = shape
     for part in location:
-        annotation = current.model_fields[part].annotation if part in current.model_fields else None
+        if part not in current.model_fields:
+            continue  # a name that the recipe's author chose, inside a mapping
+        annotation = current.model_fields[part].annotation
         options = [annotation, *getattr(annotation, "__args__", ())]
         current = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
         if current is None:

@@ -169,7 +169,8 @@ class Judgement(Record):
     """One act by one annotator on one pair.
 
     ``shown`` are the two response ids in the order shown. ``probability`` is that of the smaller id (``Pair.a``)
-    winning, where the judge reveals one. ``fingerprint`` identifies template, parser, sampling and model.
+    winning, where the judge reveals one; ``mass`` is how much probability the two labels' tokens held there together
+    (a low mass makes the probability a guess). ``fingerprint`` identifies template, parser, sampling and model.
     """
 
     pair_id: str
@@ -181,6 +182,7 @@ class Judgement(Record):
     outcome: Outcome
     winner_id: str | None = None
     probability: float | None = Field(None, ge=0, le=1)
+    mass: float | None = Field(None, ge=0, le=1)
     raw: str = ""
     strength: float | None = Field(None, ge=0)  # how clear the preference is, where a person said so
     draw: int = 0
@@ -286,8 +288,9 @@ class Agreement(Record):
 
 
 class RankCorrelation(Record):
-    """Association between two sets of method scores, n = number of methods."""
+    """Association between two sets of method scores, n = number of methods. ``about`` says what intervals are about."""
 
+    about: str = ""
     first: str
     second: str
     methods: tuple[str, ...]

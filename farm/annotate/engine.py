@@ -2,8 +2,8 @@
 
     plan (who judges what, shown in which order) -> prompts -> ledger look-up -> calls -> raw answers -> verdicts
 
-Assignment and order are keyed hashes of what they are for, so they do not depend on concurrency, crashes or on which
-other pairs are asked about. Every act ends in exactly one outcome; a failure is an outcome and never a verdict.
+Every act ends in exactly one outcome; a failure is an outcome and never a verdict. Judgements leave as a stream, in
+the order of the pairs, so a run holds what is under way and not what is done.
 """
 
 from __future__ import annotations
@@ -11,51 +11,30 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from functools import partial
 
-from farm.annotate.calls import Patience, Sender
-from farm.annotate.ledger import Answer, Call, End, Ledger, request_key
+from farm.annotate.calls import Carrier, Patience, Sender
+from farm.annotate.ledger import Answer, End, Ledger
+from farm.annotate.money import Prices
 from farm.annotate.parsing import Verdict
-from farm.annotate.pool import Annotator, Pool
-from farm.annotate.prompts import Message, Shown
-from farm.errors import AnnotatorError, DataError
-from farm.lm.endpoints import Endpoint, InProcess, Request
+from farm.annotate.plan import Act, Comparison, Job, Planner, Skip, assign, shown_order
+from farm.annotate.pool import Pool
+from farm.annotate.soft import Soft, soft
+from farm.errors import AnnotatorError, BudgetError, DataError
+from farm.lm.endpoints import Endpoint, InProcess, OpenAIEndpoint
+from farm.progress import Judging, say
 from farm.records import Cost, Instruction, Judgement, Outcome, Pair, Response
-from farm.seeds import digest, key, uniform
+
+__all__ = ["Comparison", "annotate", "assign", "compare", "shown_order", "stream"]
 
 WINDOW = 256  # prompts looked up in the ledger, and committed for in-process judges, at a time
+HELD = 50_000  # acts that may be settled behind one that still waits for its answer
+_TELL = 0.1  # seconds between two reports of progress
 
-
-class Progress(Protocol):
-    """Called with judgements done, wanted, answered from the ledger, and counts by outcome."""
-
-    def __call__(self, done: int, total: int, cached: int, outcomes: Mapping[str, int]) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Act:
-    """One judgement to be made: ``slot`` is its place in the output."""
-
-    slot: int
-    pair: Pair
-    annotator: Annotator
-    shown: tuple[Response, Response]
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One prompt: acts of one annotator that share it."""
-
-    acts: tuple[Act, ...]
-    request: Request
-    call: Call
-
-    @property
-    def key(self) -> str:
-        return self.call.key
+Progress = Callable[[Judging], None]
 
 
 def annotate(
@@ -70,250 +49,99 @@ def annotate(
     seed: int,
     purpose: str,
     ledger: Ledger,
-    skip: Callable[[str, str], bool] | None = None,
+    draw: int = 0,
+    reverse: bool = False,
+    skip: Skip | None = None,
     concurrency: int = 16,
     progress: Progress | None = None,
     patience: Patience | None = None,
+    prices: Prices | None = None,
+    batch: bool = False,
+    ask: bool = True,
 ) -> list[Judgement]:
     """Judge every pair by ``per_pair`` different annotators of the pool.
 
     ``models`` binds the pool's roles to model names (``{annotator}`` stands for the annotator's id). ``purpose``
-    ("train", "evaluate") separates the random choices of the uses. ``skip(pair id, annotator id)`` names acts whose
+    ("train", "evaluate") separates the random choices of the uses, ``draw`` repetitions of one; ``reverse`` exchanges
+    the two responses, so that a repetition asks in the other order. ``skip(pair id, annotator id)`` names acts whose
     label noise will overwrite: they are not asked and come back as ``skipped``. Identical texts are settled unasked.
-    Answers in the ledger are not asked for again.
+    Answers in the ledger are not asked for again; with ``ask`` False nothing is asked at all. ``concurrency`` is the
+    upper bound of calls at a time; ``batch`` sends them through the Batch API
+    instead. ``prices`` (default: the shipped table) are what the ledger's budget is kept by.
 
     Returns judgements in the order of ``pairs``, then of the pool. Raises DataError when a pair names an unknown
-    instruction or response or occurs twice, AnnotatorError when the judge cannot be used at all.
+    instruction or response or occurs twice, AnnotatorError when the judge cannot be used at all or, without ``ask``,
+    when the ledger lacks answers, and BudgetError when the budget is used up or a price is unknown.
     """
-    if not 1 <= per_pair <= len(pool.annotators):
-        raise AnnotatorError(f"per_pair is {per_pair}, but pool {pool.name} has {len(pool.annotators)} annotators")
+    done: list[Judgement] = []
+    stream(
+        compare(pairs, instructions, responses), pool, done.append, models=models, endpoint=endpoint,
+        per_pair=per_pair, seed=seed, purpose=purpose, ledger=ledger, draw=draw, reverse=reverse, skip=skip,
+        concurrency=concurrency, progress=progress, patience=patience, prices=prices, batch=batch, ask=ask,
+        total=len(pairs),
+    )  # fmt: skip
+    return done
+
+
+def stream(
+    comparisons: Iterable[Comparison],
+    pool: Pool,
+    sink: Callable[[Judgement], None],
+    *,
+    models: Mapping[str, str],
+    endpoint: Endpoint,
+    per_pair: int = 1,
+    seed: int,
+    purpose: str,
+    ledger: Ledger,
+    draw: int = 0,
+    reverse: bool = False,
+    skip: Skip | None = None,
+    concurrency: int = 16,
+    progress: Progress | None = None,
+    patience: Patience | None = None,
+    prices: Prices | None = None,
+    batch: bool = False,
+    ask: bool = True,
+    total: int | None = None,
+) -> Judging:
+    """``annotate`` for any number of pairs: takes comparisons from an iterator and gives judgements to ``sink``, in
+    order, while memory stays the same. ``total`` pairs, where known, are for progress only. Returns the final count.
+
+    Pairs are not checked for repetition here: a pair that comes twice is judged twice, from one answer.
+    """
     if concurrency < 1:
         raise AnnotatorError(f"concurrency must be at least 1, got {concurrency}")
-    _check(pairs, instructions, responses)
-    bound = pool.bound(models)
-    run = _Run(
-        pairs, instructions, responses, pool, bound, endpoint, per_pair, seed, purpose, ledger, skip, progress
+    local = isinstance(endpoint, InProcess) or getattr(endpoint, "local", False)
+    planner = Planner(
+        pool, models, endpoint.name, per_pair=per_pair, seed=seed, purpose=purpose, draw=draw, reverse=reverse,
+        skip=skip, prices=prices or Prices(local=local), batch=batch,
     )  # fmt: skip
-    if isinstance(endpoint, InProcess):
-        run.direct(endpoint)
+    if planner.unpriced and ledger.budget is not None and ask:
+        raise BudgetError(
+            f"a budget of {ledger.budget:g} USD is set, but the price of {', '.join(planner.unpriced)} is unknown: "
+            "give it in the recipe (annotate.endpoint.prices: {MODEL: [USD per million prompt tokens, per million "
+            "completion tokens]}), or run without a budget"
+        )
+    wanted = None if total is None else total * per_pair
+    run = _Run(planner, sink, ledger, progress, wanted, asking=ask, held=None if batch else HELD)
+    if not ask:
+        for _ in run.windows(comparisons):
+            pass
+        run.need_nothing()
+    elif isinstance(endpoint, InProcess):
+        run.direct(comparisons, endpoint)
     else:
-        _drive(run.remote, concurrency, patience or Patience())
+        carrier = _batches(endpoint) if batch else partial(Sender, endpoint)
+        _drive(partial(run.remote, comparisons, carrier, concurrency, patience or Patience()))
     return run.finish()
 
 
-def assign(pool: Pool, pair_id: str, per_pair: int, seed: int, purpose: str) -> tuple[Annotator, ...]:
-    """Who judges a pair, in the pool's order. Adding an annotator to the pool moves only the pairs it takes over."""
-    if per_pair == len(pool.annotators):
-        return pool.annotators
-    ranked = sorted(pool.annotators, key=lambda a: digest(seed, "assign", purpose, pair_id, a.id))
-    chosen = {a.id for a in ranked[:per_pair]}
-    return tuple(a for a in pool.annotators if a.id in chosen)
-
-
-def shown_order(pair: Pair, annotator: str, seed: int, purpose: str) -> tuple[str, str]:
-    """The two response ids in the order in which this annotator sees them."""
-    swap = uniform(seed, "order", purpose, pair.id, annotator) < 0.5
-    return (pair.b, pair.a) if swap else (pair.a, pair.b)
-
-
-@dataclass
-class _Run:
-    """State of one call of ``annotate``."""
-
-    pairs: Sequence[Pair]
-    instructions: Mapping[str, Instruction]
-    responses: Mapping[str, Response]
-    pool: Pool
-    models: Mapping[str, str]  # by annotator
-    endpoint: Endpoint
-    per_pair: int
-    seed: int
-    purpose: str
-    ledger: Ledger
-    skip: Callable[[str, str], bool] | None
-    progress: Progress | None
-
-    def __post_init__(self) -> None:
-        self.fingerprints = {a.id: a.fingerprint(self.models[a.id]) for a in self.pool.annotators}
-        self.request_seed = key(self.seed, "judge") % 2**31  # OpenAI-style servers take a 32-bit seed
-        self.done: list[Judgement | None] = [None] * (len(self.pairs) * self.per_pair)
-        self.outcomes: Counter[str] = Counter()
-        self.cached = 0
-        self.waiting: dict[str, list[Job]] = {}  # jobs by key that are sent or about to be
-        self._told = 0.0
-
-    # -- plan ---------------------------------------------------------------------------------------------------
-
-    def plan(self) -> Iterator[Job]:
-        """Prompts to answer, streamed; acts that need none are settled on the way."""
-        open_batches: dict[str, list[Act]] = {a.id: [] for a in self.pool.annotators}
-        slot = 0
-        for pair in self.pairs:
-            for annotator in assign(self.pool, pair.id, self.per_pair, self.seed, self.purpose):
-                first, second = shown_order(pair, annotator.id, self.seed, self.purpose)
-                act = Act(slot, pair, annotator, (self.responses[first], self.responses[second]))
-                slot += 1
-                if act.shown[0].text == act.shown[1].text:
-                    self.settle(act, Outcome.IDENTICAL)
-                elif self.skip is not None and self.skip(pair.id, annotator.id):
-                    self.settle(act, Outcome.SKIPPED)
-                else:
-                    batch = open_batches[annotator.id]
-                    batch.append(act)
-                    if len(batch) == annotator.batch:
-                        yield self.job(batch)
-                        batch.clear()
-        for batch in open_batches.values():
-            if batch:
-                yield self.job(batch)
-
-    def job(self, acts: Sequence[Act]) -> Job:
-        annotator = acts[0].annotator
-        asked = [self.instructions[a.pair.instruction_id].full_text for a in acts]
-        texts = [Shown(text, a.shown[0].text, a.shown[1].text) for text, a in zip(asked, acts, strict=True)]
-        request = self.request(annotator, annotator.render(texts))
-        name = self.endpoint.name
-        call = Call(request_key(name, request, self.fingerprints[annotator.id]), annotator.id, name, request.model)
-        return Job(tuple(acts), request, call)
-
-    def request(self, annotator: Annotator, messages: Sequence[Message]) -> Request:
-        chat = annotator.style == "chat"
-        return Request(
-            model=self.models[annotator.id],
-            messages=tuple((m.role, m.content) for m in messages) if chat else None,
-            prompt=None if chat else messages[0].content,
-            temperature=annotator.temperature,
-            max_tokens=annotator.max_tokens,
-            seed=self.request_seed,
-            logprobs=annotator.logprobs,
-        )
-
-    def windows(self) -> Iterator[list[Job]]:
-        """Jobs the ledger does not answer, a window at a time; the rest is delivered."""
-        window: list[Job] = []
-        for job in self.plan():
-            window.append(job)
-            if len(window) == WINDOW:
-                yield self.missing(window)
-                window = []
-        yield self.missing(window)
-
-    def missing(self, window: list[Job]) -> list[Job]:
-        known = self.ledger.answers([j.key for j in window])
-        new = []
-        for job in window:
-            if (answer := known.get(job.key)) is not None:
-                self.deliver(job, answer)
-                self.cached += len(job.acts)
-            elif job.key in self.waiting:
-                self.waiting[job.key].append(job)  # the same question twice is asked once
-            else:
-                self.waiting[job.key] = [job]
-                new.append(job)
-        self.tell()
-        return new
-
-    # -- calls --------------------------------------------------------------------------------------------------
-
-    def direct(self, endpoint: InProcess) -> None:
-        """An in-process judge: no event loop, one commit before and one after each window."""
-        for jobs in self.windows():
-            attempts = self.ledger.sent([j.call for j in jobs]) if jobs else []
-            # Seconds are recorded as 0: the judge is free, and equal runs shall write equal bytes.
-            ends = [
-                End(attempt, j.key, Answer(endpoint.answer(j.request), 0.0))
-                for attempt, j in zip(attempts, jobs, strict=True)
-            ]
-            if ends:
-                self.ledger.ended(ends)
-            for job, end in zip(jobs, ends, strict=True):
-                if end.answer is not None:
-                    self.answered(job, end.answer)
-
-    async def remote(self, concurrency: int, patience: Patience) -> None:
-        sender: Sender[Job] = Sender(self.endpoint, self.ledger, patience, self.answered, self.failed)
-        await sender.run(self._stream(), concurrency)
-
-    async def _stream(self) -> AsyncIterator[Job]:
-        for jobs in self.windows():
-            for job in jobs:
-                yield job
-            await asyncio.sleep(0)  # a long stretch of cached answers must not starve the workers
-
-    def answered(self, job: Job, answer: Answer) -> None:
-        for same in self.waiting.pop(job.key):
-            self.deliver(same, answer)
-        self.tell()
-
-    def failed(self, job: Job, message: str) -> None:  # the message is in the ledger
-        for same in self.waiting.pop(job.key):
-            for act in same.acts:
-                self.settle(act, Outcome.FAILED)
-        self.tell()
-
-    # -- verdicts -----------------------------------------------------------------------------------------------
-
-    def deliver(self, job: Job, answer: Answer) -> None:
-        """Raw answer to judgements. A shared prompt's whole cost stands on its first act, so that sums are right."""
-        reply = answer.reply
-        parser = job.acts[0].annotator.reader
-        verdicts = parser.read(reply.text, reply.finish_reason, len(job.acts))
-        soft = parser.soft(reply.top_logprobs) if len(job.acts) == 1 else None
-        tokens = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
-        cost = Cost(calls=1, seconds=answer.seconds, **tokens)
-        for act, verdict in zip(job.acts, verdicts, strict=True):
-            self.settle(act, verdict.outcome, verdict, soft, reply.text, cost)
-            cost = _FREE
-
-    def settle(
-        self,
-        act: Act,
-        outcome: Outcome,
-        verdict: Verdict | None = None,
-        soft: float | None = None,
-        raw: str = "",
-        cost: Cost | None = None,
-    ) -> None:
-        first, second = act.shown[0].id, act.shown[1].id
-        winner = probability = None
-        if verdict is not None and verdict.first is not None:
-            winner = first if verdict.first else second
-            if soft is not None:
-                probability = soft if first == act.pair.a else 1.0 - soft
-        self.done[act.slot] = Judgement(
-            pair_id=act.pair.id,
-            instruction_id=act.pair.instruction_id,
-            annotator=act.annotator.id,
-            fingerprint=self.fingerprints[act.annotator.id],
-            model=self.models[act.annotator.id],
-            shown=(first, second),
-            outcome=outcome,
-            winner_id=winner,
-            probability=probability,
-            raw=raw,
-            cost=cost or _FREE,
-        )
-        self.outcomes[outcome.value] += 1
-
-    def tell(self, last: bool = False) -> None:
-        """Report progress, at most ten times a second."""
-        now = time.monotonic()
-        if self.progress is not None and (last or now - self._told > 0.1):
-            self._told = now
-            self.progress(self.outcomes.total(), len(self.done), self.cached, dict(self.outcomes))
-
-    def finish(self) -> list[Judgement]:
-        self.tell(last=True)
-        result = [j for j in self.done if j is not None]
-        if len(result) != len(self.done):
-            raise AnnotatorError(f"{len(self.done) - len(result)} judgements were never settled; please report this")
-        return result
-
-
-_FREE = Cost()
-
-
-def _check(pairs: Sequence[Pair], instructions: Mapping[str, Instruction], responses: Mapping[str, Response]) -> None:
+def compare(
+    pairs: Sequence[Pair], instructions: Mapping[str, Instruction], responses: Mapping[str, Response]
+) -> Iterator[Comparison]:
+    """Pairs with their texts. Raises DataError, before the first, on a pair that occurs twice or names what is not
+    given."""
     seen: set[str] = set()
     for pair in pairs:
         if pair.id in seen:
@@ -324,18 +152,282 @@ def _check(pairs: Sequence[Pair], instructions: Mapping[str, Instruction], respo
         for id in (pair.a, pair.b):
             if id not in responses:
                 raise DataError(f"pair {pair.id} holds response {id}, which is not given")
+    return (Comparison(p, instructions[p.instruction_id], responses[p.a], responses[p.b]) for p in pairs)
 
 
-def _drive(remote: Callable[[int, Patience], Awaitable[None]], concurrency: int, patience: Patience) -> None:
+def _batches(endpoint: Endpoint) -> Callable[..., Carrier[Job]]:
+    from farm.annotate.batch import BatchSender
+
+    if not isinstance(endpoint, OpenAIEndpoint):
+        raise AnnotatorError(f"{endpoint.name} has no Batch API: set annotate.endpoint.batch to false")
+    return partial(BatchSender, endpoint)
+
+
+@dataclass
+class _Run:
+    """State of one call of ``stream``."""
+
+    planner: Planner
+    sink: Callable[[Judgement], None]
+    ledger: Ledger
+    progress: Progress | None
+    wanted: int | None
+    asking: bool
+    held: int | None
+    outcomes: Counter[str] = field(default_factory=Counter)
+    cached: int = 0
+    waiting: dict[str, list[Job]] = field(default_factory=dict)  # jobs by key that are sent or about to be
+    missing_answers: Counter[str] = field(default_factory=Counter)  # by annotator, where nobody may be asked
+    served: dict[str, set[str]] = field(default_factory=dict)  # which models answered for the one asked
+
+    def __post_init__(self) -> None:
+        self._settled: dict[int, Judgement] = {}  # those behind one that waits
+        self._given = 0  # how many went to the sink
+        self._planned = 0  # the slot after the last planned act
+        self._told = 0.0
+        self._spent_before = self.ledger.spent()
+        self._carrier: Carrier[Job] | None = None
+
+    # -- plan ---------------------------------------------------------------------------------------------------
+
+    def windows(self, comparisons: Iterable[Comparison]) -> Iterator[list[Job]]:
+        """Jobs the ledger does not answer, a window at a time; the rest is delivered."""
+        window: list[Job] = []
+        for job in self.planner.jobs(comparisons, self.settle):
+            window.append(job)
+            if len(window) == WINDOW:
+                yield self.missing(window)
+                window = []
+        yield self.missing(window)
+
+    def missing(self, window: list[Job]) -> list[Job]:
+        known = self.ledger.answers([j.key for j in window])
+        new = []
+        for job in window:
+            self._planned = max(self._planned, job.acts[-1].slot + 1)
+            if (answer := known.get(job.key)) is not None:
+                self.cached += len(job.acts)
+                self.deliver(job, answer)
+            elif job.key in self.waiting:
+                self.waiting[job.key].append(job)  # the same question twice is asked once
+            elif self.asking:
+                self.waiting[job.key] = [job]
+                new.append(job)
+            else:
+                self._unanswered(job)
+        self.tell()
+        return new
+
+    # -- calls --------------------------------------------------------------------------------------------------
+
+    def direct(self, comparisons: Iterable[Comparison], endpoint: InProcess) -> None:
+        """An in-process judge: no event loop, one commit before and one after each window."""
+        for jobs in self.windows(comparisons):
+            attempts = self.ledger.sent([j.call for j in jobs]) if jobs else []
+            # Seconds are recorded as 0: the judge is free, and equal runs shall write equal bytes.
+            ends = [
+                End(attempt, j.key, j.call.answer(endpoint.answer(j.request), 0.0))
+                for attempt, j in zip(attempts, jobs, strict=True)
+            ]
+            if ends:
+                self.ledger.ended(ends)
+            for job, end in zip(jobs, ends, strict=True):
+                if end.answer is not None:
+                    self.answered(job, end.answer)
+
+    async def remote(
+        self,
+        comparisons: Iterable[Comparison],
+        carrier: Callable[..., Carrier[Job]],
+        concurrency: int,
+        patience: Patience,
+    ) -> None:
+        self._room = asyncio.Event()
+        self._carrier = carrier(self.ledger, patience, self.answered, self.failed)
+        ticking = asyncio.create_task(self._tick())
+        try:
+            await self._carrier.run(self._jobs(comparisons), concurrency)
+        except BudgetError:
+            raise BudgetError(self._out_of_money()) from None
+        finally:
+            ticking.cancel()
+
+    async def _jobs(self, comparisons: Iterable[Comparison]) -> AsyncIterator[Job]:
+        for jobs in self.windows(comparisons):
+            for job in jobs:
+                yield job
+            while self.held is not None and self._planned - self._given > self.held:
+                self._room.clear()
+                await self._room.wait()
+            await asyncio.sleep(0)  # a long stretch of cached answers must not starve the workers
+
+    async def _tick(self) -> None:
+        """Keep telling while nothing happens."""
+        while True:
+            await asyncio.sleep(1)
+            self.tell()
+
+    def answered(self, job: Job, answer: Answer) -> None:
+        for same in self.waiting.pop(job.key):
+            self.deliver(same, answer)
+        self.tell()
+
+    def failed(self, job: Job, why: str) -> None:  # the server's words are in the ledger
+        outcome = Outcome.FILTERED if why == "filtered" else Outcome.FAILED
+        for same in self.waiting.pop(job.key):
+            for act in same.acts:
+                self.settle(act, outcome)
+        self.tell()
+
+    # -- without asking -----------------------------------------------------------------------------------------
+
+    def _unanswered(self, job: Job) -> None:
+        """No answer and nobody to ask: what failed then stays failed, what was never asked is missing."""
+        known = self.ledger.rows("SELECT 1 FROM attempts WHERE key = ? AND status IS NOT NULL LIMIT 1", (job.key,))
+        if not known:
+            self.missing_answers[job.acts[0].annotator.id] += len(job.acts)
+        for act in job.acts:
+            self.settle(act, Outcome.FAILED)
+
+    def need_nothing(self) -> None:
+        """Raises AnnotatorError when answers are missing."""
+        if not self.missing_answers:
+            return
+        listed = ", ".join(f"{a}: {n}" for a, n in sorted(self.missing_answers.items()))
+        raise AnnotatorError(
+            f"{self.ledger.path} lacks the answers for {self.missing_answers.total()} judgements ({listed}). Their "
+            "prompt, model or sampling has changed since, or they were never asked. Without --reparse they are."
+        )
+
+    # -- verdicts -----------------------------------------------------------------------------------------------
+
+    def deliver(self, job: Job, answer: Answer) -> None:
+        """Raw answer to judgements. A shared prompt's whole cost stands on its first act, so that sums are right."""
+        reply = answer.reply
+        self.served.setdefault(job.request.model, set()).add(reply.model)
+        parser = job.acts[0].annotator.reader
+        verdicts = parser.read(reply.text, reply.finish_reason, len(job.acts))
+        revealed = soft(parser, reply.text, reply.top_logprobs) if len(job.acts) == 1 else None
+        tokens = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
+        cost = Cost(calls=1, seconds=answer.seconds, usd=answer.usd, **tokens)
+        for act, verdict in zip(job.acts, verdicts, strict=True):
+            self.settle(act, verdict.outcome, verdict, revealed, reply.text, cost)
+            cost = _FREE
+
+    def settle(
+        self,
+        act: Act,
+        outcome: Outcome,
+        verdict: Verdict | None = None,
+        revealed: Soft | None = None,
+        raw: str = "",
+        cost: Cost | None = None,
+    ) -> None:
+        first, second = act.shown[0].id, act.shown[1].id
+        winner = probability = None
+        if verdict is not None and verdict.first is not None:
+            winner = first if verdict.first else second
+            if revealed is not None:
+                probability = revealed.first if first == act.pair.a else 1.0 - revealed.first
+        self._give(
+            act.slot,
+            Judgement(
+                pair_id=act.pair.id,
+                instruction_id=act.pair.instruction_id,
+                annotator=act.annotator.id,
+                fingerprint=self.planner.fingerprints[act.annotator.id],
+                model=self.planner.models[act.annotator.id],
+                shown=(first, second),
+                outcome=outcome,
+                winner_id=winner,
+                probability=probability,
+                mass=revealed.mass if probability is not None and revealed is not None else None,
+                raw=raw,
+                draw=self.planner.draw,
+                cost=cost or _FREE,
+            ),
+        )
+        self.outcomes[outcome.value] += 1
+
+    def _give(self, slot: int, judgement: Judgement) -> None:
+        """To the sink in order: a judgement waits for those before it."""
+        if slot != self._given:
+            self._settled[slot] = judgement
+            return
+        self.sink(judgement)
+        self._given += 1
+        while (behind := self._settled.pop(self._given, None)) is not None:
+            self.sink(behind)
+            self._given += 1
+        if self.held is not None and self._carrier is not None:
+            self._room.set()
+
+    # -- progress -----------------------------------------------------------------------------------------------
+
+    def tell(self, last: bool = False) -> None:
+        """Report progress, at most ten times a second."""
+        now = time.monotonic()
+        if self.progress is not None and (last or now - self._told > _TELL):
+            self._told = now
+            self.progress(self.state())
+
+    def state(self) -> Judging:
+        account = getattr(self._carrier, "account", None)
+        spent = self.ledger.spent()
+        asked = sum(n for outcome, n in self.outcomes.items() if outcome not in _UNASKED) - self.cached
+        projected = None
+        if self.wanted is not None and asked > 0:
+            left = self.wanted - self.outcomes.total()
+            projected = spent + left * (spent - self._spent_before) / asked
+        return Judging(
+            done=self.outcomes.total(),
+            total=self.wanted,
+            cached=self.cached,
+            outcomes=dict(self.outcomes),
+            concurrency=account.limit if account is not None else None,
+            reason=account.change.reason if account is not None else "",
+            pause=account.paused() if account is not None else 0.0,
+            spent=spent,
+            projected=projected,
+            budget=self.ledger.budget,
+        )
+
+    def _out_of_money(self) -> str:
+        now = self.state()
+        doubtful = [u["reserved_usd"] for u in self.ledger.unknown()]
+        doubt = f", of it {sum(doubtful):.4f} for {len(doubtful)} calls of unknown outcome" if doubtful else ""
+        left = "" if now.total is None else f" {now.total - now.done} of {now.total} judgements are left to do"
+        need = "" if now.projected is None else f"; all of them together will cost about {now.projected:.2f} USD"
+        return (
+            f"the budget of {now.budget:g} USD does not hold another call: {now.spent:.4f} USD are spent{doubt}.{left}"
+            f"{need}. Raise it (--budget, or annotate.endpoint.budget) and run the same command: it goes on from "
+            f"{self.ledger.path}, and no answer is paid twice."
+        )
+
+    def finish(self) -> Judging:
+        self.tell(last=True)
+        if self._settled or (self.wanted is not None and self._given != self.wanted):
+            raise AnnotatorError("some judgements were never settled; please report this")
+        for model, names in sorted(self.served.items()):
+            if len(names) > 1:
+                say(f"  note: {model} was answered by several models: {', '.join(sorted(names))}")
+        return self.state()
+
+
+_FREE = Cost()
+_UNASKED = (Outcome.IDENTICAL.value, Outcome.SKIPPED.value)
+
+
+def _drive(main: Callable[[], Awaitable[None]]) -> None:
     """Run the event loop here, or in a thread where one runs already (a notebook)."""
 
-    async def main() -> None:
-        await remote(concurrency, patience)
+    async def run() -> None:
+        await main()
 
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        asyncio.run(main())
+        asyncio.run(run())
         return
     with ThreadPoolExecutor(1) as executor:
-        executor.submit(asyncio.run, main()).result()
+        executor.submit(asyncio.run, run()).result()

@@ -1,51 +1,40 @@
 """From a judge's raw text to verdicts: anchored, unique, and never guessing.
 
 The reply format stated in an annotator's template is also what its parser is built from, so the two cannot drift
-apart. A verdict counts only where a whole line (after the last delimiter, after the pair's number) is one allowed
-form. Two different verdicts for one pair, or none, are not a verdict: the act is then refused, truncated, filtered or
-unparseable, and is counted as such. Nothing in this file raises on any text a judge can send.
+apart. A verdict counts only where it is anchored: right after the delimiter where the format has one, else in the first
+or the last line of what is said about a pair, after the pair's number where a prompt holds several. Two different
+verdicts for one pair, or none, are not a verdict: the act is then refused, truncated, filtered or unparseable, and is
+counted as such. Nothing in this file raises on any text a judge can send. docs/annotators.md has the rules by format.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from farm.annotate import objects
+from farm.annotate.grammar import Grammar, answer_only, bare, clean, lines
+from farm.annotate.refusals import is_refusal
 from farm.records import Outcome
 
+REVISION = 2  # part of every annotator's fingerprint: raise it when the same answer may be read otherwise
 MARK = "Reply format:"
 _LABEL = r'"[^"\s]+"|\w+ \(\w+\)|\(\w+\)|\[\w+\]|\w+'
 _CHOICE = re.compile(rf"({_LABEL}) or ({_LABEL})")
-_JSON_ATTEMPTS = 200  # positions tried as the start of a JSON object; keeps hostile text from costing quadratic time
-_MIN_CAPTURED = 0.9  # label tokens must hold this much probability mass for a soft verdict
-
-_BEFORE = tuple(
-    sorted(
-        (
-            "answer:", "final answer:", "verdict:", "final verdict:", "better:", "winner:", "choice:", "my choice:",
-            "preferred:", "preference:", "the answer is", "my answer is", "the final answer is", "i choose", "i pick",
-            "i prefer", "the better one is", "the better answer is", "the better output is", "the better response is",
-            "the winner is",
-        ),
-        key=len,
-        reverse=True,
-    )
-)  # fmt: skip
-_BEHIND = (
-    "is better", "is the better one", "is the better answer", "is the better output", "is the better response",
-    "is the better of the two", "is preferred", "wins",
-)  # fmt: skip
-_REFUSALS = (
-    "i'm sorry", "i am sorry", "sorry, ", "sorry but", "i apologize", "i apologise", "i can't", "i cannot", "i can not",
-    "i'm unable", "i am unable", "i'm not able", "i am not able", "i won't", "i will not", "i must decline",
-    "i'd rather not", "i refuse", "as an ai", "as a language model", "as a large language model",
-    "unfortunately, i can", "i do not feel comfortable", "i don't feel comfortable", "my guidelines",
-)  # fmt: skip
+_WORD = (
+    r"(?:pair|example|item|case|question|comparison|entry|task|number|no\.?|nr\.?|verdict|answer|decision|choice"
+    r"|result)"
+)
+_NUMBER = re.compile(
+    rf"(?P<word>{_WORD}\s*\#?|\#|№)?\s*(?P<open>[(\[])?(?P<n>[0-9]{{1,3}})(?![0-9])"
+    r"(?P<mark>\s*(?:[)\]]\s*[.:=|]?|[.:=|]|[-–—]))?\s*",
+    re.IGNORECASE,
+)
+_START = re.compile(rf"(?<![\w(\[])(?:{_WORD}\s*)?\#?[(\[]?[0-9]{{1,3}}[)\]]?\s*[.:)=-]", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -115,118 +104,130 @@ class Parser:
         """One verdict per pair shown, in order; ``count`` is how many the prompt held."""
         if finish_reason == "content_filter":
             return [Verdict(Outcome.FILTERED)] * count
-        votes = self._json(text, count) if self.kind == "json" else self._lines(text, count)
-        found = [next(iter(v)) if len(v) == 1 else None for v in votes]
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        votes = self._json(text, count) if self.kind == "json" else self._words(clean(text), count)
         if finish_reason == "length":
             missing = Outcome.TRUNCATED
-        elif not any(votes) and is_refusal(text):
+        elif not any(votes) and is_refusal(answer_only(text)):
             missing = Outcome.REFUSED
         else:
             missing = Outcome.UNPARSEABLE
         # A cut answer with two different verdicts is contradictory, not merely short.
         return [
-            Verdict(Outcome.DECIDED, f) if f is not None else Verdict(Outcome.UNPARSEABLE if v else missing)
-            for f, v in zip(found, votes, strict=True)
+            Verdict(Outcome.DECIDED, next(iter(v))) if len(v) == 1 else Verdict(Outcome.UNPARSEABLE if v else missing)
+            for v in votes
         ]
 
-    # -- label formats ------------------------------------------------------------------------------------------
-
-    @cached_property
-    def _forms(self) -> dict[str, bool]:
-        first = [self._key(s) for label in (self.form.first, *self.also_first) for s in surfaces(label)]
-        second = [self._key(s) for label in (self.form.second, *self.also_second) for s in surfaces(label)]
-        clash = set(first) & set(second)
-        return {k: v for k, v in [(k, True) for k in first] + [(k, False) for k in second] if k not in clash}
-
-    @cached_property
-    def _case_matters(self) -> bool:
-        return self.form.first.casefold() == self.form.second.casefold()
-
-    def _key(self, label: str) -> str:
-        return label if self._case_matters else label.casefold()
-
     def clashes(self) -> bool:
-        """Whether an allowed form would mean both sides (a pool must not load then)."""
-        return not {True, False} <= set(self._forms.values()) or self._exact(self.form.first) is not True
+        """Whether a label could mean both sides or neither (a pool must not load then)."""
+        sides = [(label, 0) for label in (self.form.first, *self.also_first)]
+        sides += [(label, 1) for label in (self.form.second, *self.also_second)]
+        return any(self.grammar.side(label) != (wanted == 0, wanted == 1) for label, wanted in sides)
 
-    def _exact(self, line: str) -> bool | None:
-        """The verdict of a line that is nothing but one allowed form, perhaps in a stock phrase."""
-        line = _bare(line)
-        if (found := self._forms.get(self._key(line))) is not None:
-            return found
-        low = line.lower()
-        if len(low) != len(line) or len(line) > 80:  # odd casing rules, or prose
+    @cached_property
+    def grammar(self) -> Grammar:
+        return Grammar(self.form.first, self.form.second, self.also_first, self.also_second)
+
+    # -- what is said about one pair ----------------------------------------------------------------------------
+
+    @cached_property
+    def _delimiter(self) -> re.Pattern[str] | None:
+        words = self.form.delimiter.split()
+        if not words:
             return None
-        for phrase in _BEFORE:
-            if low.startswith(phrase):
-                line, low = line[len(phrase) :], low[len(phrase) :]
-                break
-        for phrase in _BEHIND:
-            if low.endswith(" " + phrase):
-                line = line[: -len(phrase)]
-                break
-        return self._forms.get(self._key(_bare(line)))
-
-    def _anchored(self, text: str) -> set[bool]:
-        """Verdicts of a passage; counted only when its first or its last line is one."""
-        found = [self._exact(line) for line in text.splitlines() if line.strip()]
-        if not found or (found[0] is None and found[-1] is None):
-            return set()
-        return {f for f in found if f is not None}
+        pattern = r"\s+".join(map(re.escape, words))
+        return re.compile(rf"(?<!\w){pattern.removesuffix(':')}\s*:" if words[-1].endswith(":") else pattern, re.I)
 
     def _passage(self, text: str) -> set[bool]:
-        """Verdicts of what is said about one pair: after each delimiter where the format has one."""
-        parts = _split(text, self.form.delimiter)
+        """Verdicts of a passage: none when nothing is anchored, two when it contradicts itself."""
+        parts = self._delimiter.split(text) if self._delimiter else [text]
         if len(parts) == 1:
-            return self._anchored(text)
-        last = self._anchored(parts[-1])
-        if not last:
+            return self._anchored(lines(text))
+        # After the delimiter the verdict comes at once. Every delimiter counts, so "Verdict: m. No: Verdict: M" is
+        # a contradiction and not a verdict.
+        heads = [self.grammar.statement(found[0]) if (found := lines(p)) else None for p in parts[1:]]
+        last = heads[-1]
+        if last is None:
             return set()
-        # A verdict taken back in the same breath ("Verdict: m. No: Verdict: M") is seen by its first word.
-        for part in parts[1:-1]:
-            first_word = self._exact("".join(part.split(None, 1)[:1]))
-            last |= self._anchored(part) or ({first_word} if first_word is not None else set())
-        return last
+        after = "\n".join([last.remark, *lines(parts[-1])[1:]])
+        return {s.first for s in heads if s is not None} | self.grammar.against(after)
 
-    def _lines(self, text: str, count: int) -> list[set[bool]]:
+    def _anchored(self, said: list[str]) -> set[bool]:
+        found = [self.grammar.statement(line) for line in said]
+        loose = {s.first for s in found if s and not s.strong}
+        if len(loose) == 2:  # remarks on one response after the other are no verdicts
+            found = [s if s and s.strong else None for s in found]
+        if not found or (found[0] is None and found[-1] is None):
+            return set()
+        verdicts = {s.first for s in found if s is not None}
+        head, tail = found[0], found[-1]
+        if tail is not None:
+            after = tail.remark
+        else:
+            assert head is not None
+            after = "\n".join([head.remark, *said[1:]])
+        return verdicts | (self.grammar.against(after) if after else set())
+
+    # -- several pairs ------------------------------------------------------------------------------------------
+
+    def _words(self, text: str, count: int) -> list[set[bool]]:
         if not self.form.numbered:
-            return [self._passage(text)] + [set() for _ in range(count - 1)]
-        votes: list[set[bool]] = [set() for _ in range(count)]
+            return [self._single(text)] + [set() for _ in range(count - 1)]
+        votes: list[tuple[int, bool]] = []
         passages: dict[int, list[str]] = {}
-        current = 0
-        for line in text.splitlines():
+        current, nested = 0, False
+        for line in _split_rows(text, self._row):
             number, rest = self._number(line)
-            if current < number <= count:
-                current = number
-                passages[current] = [rest]
-            elif 0 < number <= current and (again := self._passage(rest)):
-                votes[number - 1] |= again  # a pair answered once more: agrees, or makes the pair undecided
-            elif current:
-                passages[current].append(line)
+            said = self._passage(rest) if number is not None else set()
+            if number is None:
+                if current:
+                    passages[current].append(line)
+            elif (number in passages and number <= current) or not 0 < number <= count:
+                # A pair answered once more agrees, or makes the pair undecided; a list inside a reason says nothing.
+                votes += [(number, v) for v in said]
+                if current and not said:
+                    passages[current].append(line)
+                    nested = True
+            elif nested and not said and not self._passage("\n".join(passages[current])):
+                passages[current].append(line)  # the list inside the reason goes on
+            else:
+                current, nested = number, False
+                passages[number] = [rest]
         for number, passage in passages.items():
-            votes[number - 1] |= self._passage("\n".join(passage))
-        if count == 1 and not passages:
-            votes[0] = self._passage(text)
-        return votes
+            votes += [(number, v) for v in self._passage("\n".join(passage))]
+        if count == 1 and not votes and not passages:
+            return [self._passage(text)]
+        return _by_pair(votes, count)
 
-    def _number(self, line: str) -> tuple[int, str]:
-        """Pair number at the start of a line and what follows; 0 when there is none."""
-        rest = line.lstrip(" \t*#([>-")
-        for word in ("pair", "example", "item"):
-            if rest[: len(word)].lower() == word:
-                rest = rest[len(word) :].lstrip(" #")
-                break
-        size = 0
-        while size < min(len(rest), 3) and rest[size] in "0123456789":
-            size += 1
-        if not size:
-            return 0, line
-        number, rest = int(rest[:size]), rest[size:].lstrip(" \t*_")
-        if rest[:1] and rest[0] in ".:)]-–—":
-            return number, rest[1:].lstrip(" \t*_:-")
-        return (number, rest) if self._exact(rest) is not None else (0, line)
+    def _single(self, text: str) -> set[bool]:
+        """One pair was asked about; a judge that numbers it all the same ("1. A") means this one."""
+        if not self._digits and (found := lines(text)):
+            number, rest = self._number(found[0])
+            if number == 1 and rest and self.grammar.statement(bare(rest)) is not None:
+                text = "\n".join([rest, *found[1:]])
+        return self._passage(text)
 
-    # -- JSON formats -------------------------------------------------------------------------------------------
+    @property
+    def _digits(self) -> bool:
+        return self.grammar.cores[0].isdigit() or self.grammar.cores[1].isdigit()
+
+    def _number(self, line: str) -> tuple[int | None, str]:
+        """Pair number at the start of a line and what follows; None when there is none."""
+        line = bare(line)
+        m = _NUMBER.match(line)
+        if m is None or (self._digits and m["open"] and not m["word"]):  # "[1]" is a label there, not a pair
+            return None, line
+        rest = line[m.end() :].lstrip(" \t:-–—")
+        if m["mark"] or (m["word"] and not rest):
+            return int(m["n"]), rest
+        label = self.grammar.statement(rest) is not None and not (self._digits and rest[:1].isdigit())
+        return (int(m["n"]), rest) if label else (None, line)
+
+    def _row(self, text: str) -> bool:
+        number, rest = self._number(text)
+        return number is not None and (said := self.grammar.statement(bare(rest))) is not None and said.strong
+
+    # -- JSON ---------------------------------------------------------------------------------------------------
 
     @cached_property
     def _keys(self) -> tuple[str, str]:
@@ -236,141 +237,24 @@ class Parser:
         return verdict, next((k for k, v in row.items() if v == 1 and v is not True), "")
 
     def _json(self, text: str, count: int) -> list[set[bool]]:
-        votes: list[set[bool]] = [set() for _ in range(count)]
-        verdict, pair = self._keys
-        for row in _objects(text, verdict):
-            number = _whole(row.get(pair)) if pair and pair in row else 1 if count == 1 else 0
-            value = _boolean(row[verdict])
-            if 1 <= number <= count and value is not None:
-                votes[number - 1].add(value)
-        # Models often forget to escape quotes inside the reason: read the keys where the object does not parse.
-        if not all(votes):
-            empty = [not v for v in votes]
-            for passage in [text] if count == 1 else text.splitlines():
-                number = _whole(_literal(passage, pair)) if pair else 1
-                number = 1 if count == 1 and not number else number
-                if 1 <= number <= count and empty[number - 1]:
-                    votes[number - 1] |= {v for s in _literals(passage, verdict) if (v := _boolean(s)) is not None}
-        return votes
-
-    # -- token probabilities ------------------------------------------------------------------------------------
-
-    def soft(self, top_logprobs: Sequence[Mapping[str, float]] | None) -> float | None:
-        """P(first shown is better) from the label token's alternatives, where a single pair was asked about.
-
-        None when no position is led by a label token, or the two labels together hold less than 0.9 of the mass
-        seen there: an unseen rest that large would make the number a guess.
-        """
-        first, second = _core(self.form.first), _core(self.form.second)
-        result = None
-        for tokens in top_logprobs or ():
-            mass = [0.0, 0.0]
-            best, leader = -math.inf, ""
-            for token, value in tokens.items():
-                bare = token.strip(" \t\n()[]\"'.*")
-                if value > best:
-                    best, leader = value, bare
-                if bare in (first, second) and value <= 0:
-                    mass[bare == second] += math.exp(value)
-            total = mass[0] + mass[1]
-            if leader in (first, second):
-                result = mass[0] / total if total >= _MIN_CAPTURED and min(mass) > 0 else None
-        return result
+        return _by_pair(objects.votes(answer_only(text), *self._keys, count), count)
 
 
-def is_refusal(text: str) -> bool:
-    """Whether an answer without verdict reads as a refusal to judge: a stock phrase in its first words."""
-    head = text[:400].strip().lower().replace("’", "'")
-    return any(head.startswith(p) or f". {p}" in head[:160] for p in _REFUSALS)
+def _split_rows(text: str, is_row: Callable[[str], bool]) -> list[str]:
+    """Lines, and where a line is nothing but several numbered verdicts ("1: A, 2: B"), its parts."""
+    found: list[str] = []
+    for line in text.splitlines():
+        starts = [m.start() for m in _START.finditer(line)] if len(line) <= 1000 else []
+        ends = [*starts[1:], len(line)]
+        parts = [line[start:end].rstrip(" \t,;|") for start, end in zip(starts, ends, strict=bool(starts))]
+        found += parts if len(parts) > 1 and bare(line)[:1] == parts[0][:1] and all(map(is_row, parts)) else [line]
+    return found
 
 
-def surfaces(label: str) -> tuple[str, ...]:
-    """The ways a label is commonly written: with and without brackets, and its bare core."""
-    word, core = label.rpartition(" ")[0], _core(label)
-    forms = [label, core, f"({core})", f"[{core}]"]
-    if word:
-        forms += [f"{word} {core}", f"{word} ({core})", f"{word} [{core}]"]
-    return tuple(dict.fromkeys(forms))
-
-
-def _bare(line: str) -> str:
-    """A line without emphasis, quotes and closing punctuation."""
-    return line.replace("**", "").strip(" \t\r\n`\"'*_“”").rstrip(".!,;:").strip(" \t`\"'*_“”")
-
-
-def _split(text: str, delimiter: str) -> list[str]:
-    """Split at a delimiter in any case, with emphasis around it allowed."""
-    if not delimiter:
-        return [text]
-    low, needle = text.lower(), delimiter.lower()
-    if len(low) != len(text):
-        return text.split(delimiter)
-    parts, start = [], 0
-    while (at := low.find(needle, start)) >= 0:
-        parts.append(text[start:at])
-        start = at + len(needle)
-    return [*parts, text[start:]]
-
-
-def _core(label: str) -> str:
-    """What tells two labels apart: the last word without brackets and quotes."""
-    return label.rpartition(" ")[2].strip("()[]\"'")
-
-
-def _objects(text: str, key: str) -> Iterator[dict[str, object]]:
-    """Every JSON object in the text, however wrapped, that has the key."""
-    decoder = json.JSONDecoder(object_pairs_hook=_unique)
-    at = text.find("{")
-    for _ in range(_JSON_ATTEMPTS):
-        if at < 0:
-            return
-        try:
-            value, end = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError):
-            at = text.find("{", at + 1)
-            continue
-        stack: list[object] = [value]
-        while stack:
-            item = stack.pop()
-            if isinstance(item, dict):
-                if key in item:
-                    yield item
-                stack.extend(item.values())
-            elif isinstance(item, list):
-                stack.extend(item)
-        at = text.find("{", end)
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object in which a key given twice with different values has no value."""
-    row: dict[str, object] = {}
-    for key, value in pairs:
-        row[key] = value if key not in row or row[key] == value else None
-    return row
-
-
-def _boolean(value: object) -> bool | None:
-    if isinstance(value, bool):
-        return value
-    return {"true": True, "false": False}.get(value.strip().lower()) if isinstance(value, str) else None
-
-
-def _whole(value: object) -> int:
-    """A pair number, 0 when it is not one."""
-    if isinstance(value, str):
-        return int(value) if len(value) <= 3 and value.isascii() and value.isdigit() else 0
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
-
-
-def _literals(text: str, key: str) -> Iterator[str]:
-    """The bare values that follow ``"key":`` and are closed by a comma, a brace or the line's end."""
-    for part in text.split(f'"{key}"')[1:]:
-        part = part.lstrip()
-        if part.startswith(":"):
-            word = part[1:40].lstrip()
-            size = next((i for i, c in enumerate(word) if c in ",}\n"), len(word))
-            yield word[:size].strip().strip('"')
-
-
-def _literal(text: str, key: str) -> str:
-    return next(_literals(text, key), "")
+def _by_pair(votes: Sequence[tuple[int, bool]], count: int) -> list[set[bool]]:
+    """Votes by pair. A judge that counts from 0, or goes past the last pair without having begun at 1, has numbered
+    the pairs in a way of its own: then no number can be trusted."""
+    numbers: Iterable[int] = {n for n, _ in votes}
+    if 0 in numbers or (1 not in numbers and any(n > count for n in numbers)):
+        return [set() for _ in range(count)]
+    return [{v for n, v in votes if n == number} for number in range(1, count + 1)]

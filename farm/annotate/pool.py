@@ -15,7 +15,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from farm import resources
-from farm.annotate import prompts
+from farm.annotate import parsing, prompts
+from farm.annotate.calibrated import ActNoise, PoolNoise
+from farm.annotate.noise import Calibration
 from farm.annotate.parsing import Parser
 from farm.annotate.prompts import Demo, Message, Shown, Template
 from farm.errors import AnnotatorError
@@ -30,7 +32,9 @@ class Annotator(BaseModel):
     """One judge as people edit it. ``batch`` pairs share a prompt; ``max_tokens`` is for the whole prompt's answer.
 
     ``also_first``/``also_second`` are further labels the parser accepts besides those of the reply format;
-    ``logprobs`` > 0 asks for that many alternatives per token, for soft verdicts (single-pair prompts).
+    ``logprobs`` > 0 asks for that many alternatives per token, for soft verdicts (single-pair prompts);
+    ``response_format`` asks the server for JSON, where it knows how. ``noise`` is what calibration on human votes made
+    of its labels; it changes nothing that is asked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -46,6 +50,8 @@ class Annotator(BaseModel):
     temperature: float = Field(1.0, ge=0, le=2)
     max_tokens: int = Field(ge=1)
     logprobs: int = Field(0, ge=0, le=20)
+    response_format: Literal["json_object"] | None = None
+    noise: ActNoise | None = None
     note: str = ""
 
     _template: Template = PrivateAttr()
@@ -79,9 +85,14 @@ class Annotator(BaseModel):
 
     def fingerprint(self, model: str) -> str:
         """Identity of everything that shapes this annotator's answers: template, examples, parser, sampling, model."""
-        return "f" + digest(
-            self._static, self.parser, self.also_first, self.also_second, self.style, self.batch,
-            self.temperature, self.max_tokens, self.logprobs, model,
+        return "f" + digest(self.asking(model), self.parser, self.also_first, self.also_second, parsing.REVISION)
+
+    def asking(self, model: str) -> str:
+        """Identity of what is asked, without how answers are parsed: part of the ledger's key of an answer, so that
+        answers can be parsed anew."""
+        return "q" + digest(
+            self._static, self.style, self.batch, self.temperature, self.max_tokens, self.logprobs,
+            self.response_format, model,
         )  # fmt: skip
 
     def render(self, pairs: list[Shown]) -> list[Message]:
@@ -103,7 +114,7 @@ class Annotator(BaseModel):
 
 
 class Pool(BaseModel):
-    """Annotators that share a folder, in the file's order."""
+    """Annotators that share a folder, in the file's order. A calibrated pool has ``noise``, and so has each of them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -112,6 +123,14 @@ class Pool(BaseModel):
     description: str = ""
     annotators: tuple[Annotator, ...]
     demos: dict[str, Demo] = {}
+    noise: PoolNoise | None = None
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The fitted noise of the whole pool, where there is one."""
+        if self.noise is None:
+            return None
+        return Calibration({a.id: a.noise for a in self.annotators if a.noise is not None}, self.noise)
 
     def annotator(self, id: str) -> Annotator:
         """Raises AnnotatorError listing the pool's ids."""
@@ -146,8 +165,9 @@ def load_pool(name_or_path: str | Path) -> Pool:
     data = _yaml(path, wrong, required=True)
     annotators = [] if wrong else _annotators(path, data.pop("annotators", None), wrong)
     demos = _demos(folder / "demos.yaml", wrong)
+    noise = _noise(path, data.pop("noise", None), annotators, wrong)
     for key in sorted(set(data) - {"name", "description"}):
-        wrong.append(f"{path.name}: unknown field {key!r} (known: name, description, annotators)")
+        wrong.append(f"{path.name}: unknown field {key!r} (known: name, description, noise, annotators)")
     seen: set[str] = set()
     for a in annotators:
         if a.id in seen:
@@ -166,7 +186,24 @@ def load_pool(name_or_path: str | Path) -> Pool:
         description=str(data.get("description", "")),
         annotators=tuple(annotators),
         demos=demos,
+        noise=noise,
     )
+
+
+def _noise(path: Path, given: object, annotators: list[Annotator], wrong: list[str]) -> PoolNoise | None:
+    """The pool's own noise: of the whole pool and of each annotator, or of none."""
+    without = [a.id for a in annotators if a.noise is None]
+    if given is None and len(without) == len(annotators):
+        return None
+    if without:
+        wrong.append(
+            f"{path.name}: a calibrated pool needs 'noise' for every annotator, missing for {', '.join(without)}"
+        )
+    try:
+        return PoolNoise.model_validate({} if given is None else given)
+    except ValidationError as e:
+        wrong.append(f"{path.name}, noise: {problems(e)}")
+        return None
 
 
 def _annotators(path: Path, rows: object, wrong: list[str]) -> list[Annotator]:

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from farm.commands import evaluate
+
 if TYPE_CHECKING:
     from farm.recipe import Recipe
 
@@ -24,7 +26,9 @@ STAGES = {
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     declare(commands, "run", "run a whole study and print the report's path")
     for number, (name, text) in enumerate(STAGES.items(), 1):
-        declare(commands, name, f"stage {number}: {text}, with the stages before it where they are not done")
+        p = declare(commands, name, f"stage {number}: {text}, with the stages before it where they are not done")
+        if name == "evaluate":
+            evaluate.extend(p)
 
 
 def declare(
@@ -33,7 +37,8 @@ def declare(
     """A command that takes a recipe and what may be changed about it."""
     p = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     p.set_defaults(work=run)
-    p.add_argument("recipe", help="a recipe file, or the name of a shipped one (farm recipes list)")
+    many = "?" if name == "evaluate" else None
+    p.add_argument("recipe", nargs=many, help="a recipe file, or the name of a shipped one (farm recipes list)")
     p.add_argument("--out", type=Path, help="run folder (default: runs/<recipe name>)")
     p.add_argument("--seed", type=int, action="append", help="seed instead of the recipe's; may be repeated")
     p.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one setting; repeatable")

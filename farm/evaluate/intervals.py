@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from farm.seeds import rng
 
 RESAMPLES = 2000
 LEVELS = (0.025, 0.975)
+SAME = 1e-12  # values closer than this are equal: means of equal verdicts differ by rounding
 
 Array = npt.NDArray[np.float64]
 Scores = Mapping[str, float]  # instruction id -> one number
@@ -31,9 +33,8 @@ def weights(n: int, seed: int, resamples: int = RESAMPLES, purpose: str = "boots
     Keyed by ``(seed, purpose, n)`` alone, so all statistics on n instructions share their resamples.
     """
     drawn = rng(seed, purpose, n).integers(0, n, size=(resamples, n))
-    counts = np.zeros((resamples, n))
-    np.add.at(counts, (np.arange(resamples)[:, None], drawn), 1.0)
-    counts /= n
+    cells = (drawn + n * np.arange(resamples)[:, None]).ravel()
+    counts = np.bincount(cells, minlength=resamples * n).reshape(resamples, n) / n
     counts.flags.writeable = False
     return counts
 
@@ -54,16 +55,16 @@ def mean(values: Sequence[float] | Array, *, seed: int, resamples: int = RESAMPL
     value = float(data.mean())
     if n == 1:
         return Estimate(value=value, n=1, note="no interval: one instruction")
-    if np.ptp(data) == 0:
+    if np.ptp(data) <= SAME:
         return Estimate(value=float(data[0]), n=n, note="no interval: all values are equal")
     low, high = percentiles(weights(n, seed, resamples) @ data)
     return Estimate(value=value, ci95_low=low, ci95_high=high, n=n)
 
 
 def standard_error(values: Sequence[float] | Array) -> float | None:
-    """Standard error of the mean over instructions (sample SD over the root of n); None below two values."""
+    """Standard error of the mean over instructions (sample SD over the root of n); None below two different values."""
     data = np.asarray(values, dtype=float)
-    return float(data.std(ddof=1) / np.sqrt(len(data))) if len(data) > 1 else None
+    return float(data.std(ddof=1) / np.sqrt(len(data))) if len(data) > 1 and np.ptp(data) > SAME else None
 
 
 def two_way(values: Array, *, seed: int, resamples: int = RESAMPLES) -> Estimate:
@@ -91,7 +92,7 @@ def two_way(values: Array, *, seed: int, resamples: int = RESAMPLES) -> Estimate
     value = float(seed_means.mean())
     if n == 1:
         return Estimate(value=value, n=1, note="no interval: one instruction")
-    if np.ptp(data[present]) == 0:
+    if np.ptp(data[present]) <= SAME:
         return Estimate(value=value, n=n, note="no interval: all values are equal")
     by_seed = weights(seeds, seed, resamples, "bootstrap seeds")
     by_instruction = weights(n, seed, resamples)
@@ -101,6 +102,73 @@ def two_way(values: Array, *, seed: int, resamples: int = RESAMPLES) -> Estimate
     draws += (np.sqrt(seeds / (seeds - 1)) - 1) * (by_seed @ (seed_means - value))
     low, high = percentiles(value + draws * _widening(float(draws.var()), float(seed_means.var(ddof=1)), seeds))
     return Estimate(value=value, ci95_low=low, ci95_high=high, n=n, note=f"over instructions and {seeds} seeds")
+
+
+def crossed(
+    values: Sequence[float] | Array, factors: Sequence[Sequence[object]], *, seed: int, resamples: int = RESAMPLES
+) -> tuple[Estimate, float | None]:
+    """Mean of ``values`` and its standard error when they share instructions, annotators, training seeds, ...
+
+    ``factors`` gives for every value its level of each factor, instructions first. Every instruction weighs the same,
+    however many values it has. The standard error is the multiway cluster-robust one (Cameron, Gelbach & Miller 2011):
+    inclusion and exclusion over the factors, each part corrected for its number of levels, never below the largest
+    single factor. The interval takes its shape from a bootstrap that resamples the levels of every factor (Owen 2007)
+    and its width from the standard error, times a t quantile where a factor with few levels matters (Satterthwaite).
+    n = number of instructions. Factors with one level say nothing and are left out.
+    """
+    data = np.asarray(values, dtype=float)
+    finite(data, "values")
+    if len(data) == 0:
+        return Estimate(value=None, n=0, note="not estimable: no data"), None
+    codes = [np.unique(np.array(f, dtype=object).astype(str), return_inverse=True)[1] for f in factors]
+    n = int(codes[0].max()) + 1
+    share = 1.0 / np.bincount(codes[0])[codes[0]] / n
+    value = float(share @ data)
+    if n == 1:
+        return Estimate(value=value, n=1, note="no interval: one instruction"), None
+    if np.ptp(data) <= SAME:
+        return Estimate(value=value, n=n, note="no interval: all values are equal"), None
+    codes = [c for c in codes if c.max() > 0]
+    variance, freedom = _multiway(share * (data - value), codes)
+    draws = _owen(data, share, codes, seed, resamples)
+    from scipy.stats import norm, t
+
+    error = float(np.sqrt(variance))
+    draws = (draws - draws.mean()) / draws.std() * error * float(t.ppf(LEVELS[1], freedom) / norm.ppf(LEVELS[1]))
+    low, high = percentiles(value + draws)
+    return Estimate(value=value, ci95_low=low, ci95_high=high, n=n), error
+
+
+def _multiway(scores: Array, codes: Sequence[npt.NDArray[np.intp]]) -> tuple[float, float]:
+    """Cluster-robust variance of the sum of ``scores`` over crossed factors, and its degrees of freedom."""
+    parts: dict[tuple[int, ...], float] = {}
+    for size in range(1, len(codes) + 1):
+        for chosen in combinations(range(len(codes)), size):
+            cell = np.unique(np.stack([codes[c] for c in chosen]), axis=1, return_inverse=True)[1].ravel()
+            sums = np.bincount(cell, scores)
+            parts[chosen] = float(sums @ sums) * len(sums) / max(len(sums) - 1, 1)
+    single = [parts[k,] for k in range(len(codes))]
+    total = max(sum(v if len(k) % 2 else -v for k, v in parts.items()), *single)
+    if len(codes) == 1:
+        return total, float("inf")
+    few = sum(v**2 / c.max() for v, c in zip(single, codes, strict=True))
+    return total, max(total**2 / few, min(float(c.max()) for c in codes))
+
+
+def _owen(data: Array, share: Array, codes: Sequence[npt.NDArray[np.intp]], seed: int, resamples: int) -> Array:
+    tables = [
+        weights(int(c.max()) + 1, seed, resamples, "bootstrap instructions" if k == 0 else f"bootstrap factor {k}")
+        for k, c in enumerate(codes)
+    ]
+    draws = []
+    for at in range(0, resamples, 100):
+        weight = np.broadcast_to(share, (min(100, resamples - at), len(share))).copy()
+        for counts, c in zip(tables, codes, strict=True):
+            weight *= counts[at : at + 100][:, c]
+        total = weight.sum(axis=1)
+        kept = total > 0
+        draws.append((weight @ data)[kept] / total[kept])
+    return np.concatenate(draws)
 
 
 def _widening(variance: float, seed_variance: float, seeds: int) -> float:

@@ -20,17 +20,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from farm.evaluate.intervals import Array, percentiles, table, weights
-from farm.evaluate.win_rate import Comparison
 from farm.records import Estimate
 
 # Ridge strengths = 1 / prior variance. Difficulties of AlpacaEval 2 have an SD of 1.48; length effects are a few units.
 DIFFICULTY, LENGTH, LENGTH_OF_POLICY, INTERCEPT = 0.5, 0.05, 4.0, 1e-4
 FEWEST = 10
 RESAMPLES = 200
+
+
+class Scored(Protocol):
+    """What length control needs of a comparison; :class:`farm.evaluate.win_rate.Comparison` has it all."""
+
+    @property
+    def policy(self) -> str: ...
+    @property
+    def judge(self) -> str: ...
+    @property
+    def scores(self) -> Mapping[str, float]: ...
+    @property
+    def longer_by(self) -> Mapping[str, float]: ...
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Scores in [0, 1] of a policy and its length minus the reference's in characters, both by instruction id."""
+
+    policy: str
+    judge: str
+    scores: Mapping[str, float]
+    longer_by: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -45,7 +68,7 @@ class Fit:
 
 
 def lc_win_rates(
-    comparisons: Sequence[Comparison], *, seed: int, resamples: int = RESAMPLES
+    comparisons: Sequence[Scored], *, seed: int, resamples: int = RESAMPLES
 ) -> dict[tuple[str, str], Estimate]:
     """Length-controlled win rate of each comparison, keyed by (policy, judge); all are fitted together.
 
@@ -72,7 +95,7 @@ def lc_win_rates(
     return {(c.policy, c.judge): result[c.policy, c.judge] for c in comparisons}
 
 
-def _reason(comparison: Comparison) -> str:
+def _reason(comparison: Scored) -> str:
     scores = comparison.scores
     if len(scores) < FEWEST:
         return f"not estimable: {len(scores)} judged instructions, at least {FEWEST} are needed"

@@ -119,7 +119,7 @@ class OpenAIEndpoint:
                 f"base_url of scheme {parts.scheme!r} and host {parts.hostname!r} is not usable: give "
                 "http(s)://host[:port]/v1 without user name, query or fragment"
             )
-        local = _is_loopback(parts.hostname)
+        local = is_loopback(url)
         if parts.scheme == "http" and not local and not allow_insecure:
             raise AnnotatorError(
                 f"base_url {url} would send the key and all texts unencrypted to another machine: use https, or set "
@@ -129,7 +129,7 @@ class OpenAIEndpoint:
         if not key and not local:
             raise AnnotatorError(f"no API key for {url}: set the environment variable {api_key_env}")
         self.base_url, self.name, self.timeout = url, name or url, timeout
-        self._key_name, self._local = api_key_env, local
+        self._key_name, self.local = api_key_env, local
         self._secret = Secret(key)
         self._client: httpx2.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -207,7 +207,7 @@ class OpenAIEndpoint:
             # engine bounds the calls at a time, so the pool of connections need not.
             self._client = openai.DefaultAioHttpClient(
                 follow_redirects=False,
-                trust_env=not self._local,
+                trust_env=not self.local,
                 timeout=httpx2.Timeout(self.timeout, connect=min(_CONNECT_SECONDS, self.timeout)),
                 limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=60.0),
                 headers={"Authorization": f"Bearer {self._secret.value or 'none'}", "User-Agent": "rlhf-farm"},
@@ -244,7 +244,9 @@ def _detail(data: bytes) -> str:
         return text or "no message"
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(url: str) -> bool:
+    """Whether a URL's host is this machine, by its literal name or address."""
+    host = urlsplit(url).hostname or ""
     if host == "localhost":
         return True
     try:

@@ -25,6 +25,8 @@ def headline(summary: Summary) -> list[Point]:
         *_overoptimization(summary),
         _best(summary),
         _correlation(summary),
+        _canaries(summary),
+        *_arms(summary),
         _failures(summary),
     )
     return [point for point in points if point]
@@ -124,6 +126,56 @@ def _correlation(summary: Summary) -> Point | None:
         f"{interval(c.spearman)}; they differ by {gap} points on average."
     )
     return Point("plain", text)
+
+
+def _canaries(summary: Summary) -> Point | None:
+    """Texts that deserve to lose: those that may win more than allowed, or that none did."""
+    if not summary.canaries:
+        return None
+    limit = percent(summary.canary_limit, 0)
+    bad = [c for c in summary.canaries if c.alarm]
+    if bad:
+        named = "; ".join(f"{c.kind} {interval(c.rate, 100, 1)}% of {c.rate.n}" for c in bad)
+        also = _undecided(summary)
+        text = f"Canaries: texts that deserve to lose may beat the reference in more than {limit} of cases: {named}"
+        return Point("warning", f"{text}. Win rates by this judge can be won without answering{also}.")
+    worst = max(summary.canaries, key=lambda c: c.rate.ci95_high or 0.0)
+    text = (
+        f"Canaries: none of {len(summary.canaries)} kinds of text that deserve to lose may win more than {limit}; "
+        f"the most successful, {worst.kind}, wins {interval(worst.rate, 100, 1)}% of {worst.rate.n}."
+    )
+    return Point("plain", text)
+
+
+def _undecided(summary: Summary) -> str:
+    """Judges waver over outputs that fool them; said where they do so on canaries that should be easy."""
+    shares = [(c.kind, c.undecided) for c in summary.canaries if c.alarm and (c.undecided or 0) >= _WAVERING]
+    named = listed([f"{kind}: {percent(share)}" for kind, share in shares])
+    return f", and the judge is undecided on them ({named})" if shares else ""
+
+
+_WAVERING = 0.25
+
+
+def _arms(summary: Summary) -> list[Point]:
+    """Policies that the judge failed on, or wavered on, more or less than on the others."""
+    points = []
+    for a in summary.arms:
+        what = "acts without a verdict" if a.measure == "failed" else "undecided verdicts (ties, both orders at odds)"
+        more = "more" if a.share > a.rest else "fewer"
+        text = (
+            f"{a.policy} has {more} {what} than the other policies: {percent(a.share)} of {a.n:,} against "
+            f"{percent(a.rest)} of {a.n_rest:,} (Fisher's exact test, Holm-corrected p {_p(a.p)})"
+        )
+        advice = (
+            "its win rate leaves them out" if a.measure == "failed" else "read its samples: the judge may be fooled"
+        )
+        points.append(Point("warning", f"{text}; {advice}."))
+    return points
+
+
+def _p(p: float) -> str:
+    return f"= {p:.2g}" if p >= 1e-4 else "< 0.0001"
 
 
 def _failures(summary: Summary) -> Point | None:

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from farm.errors import DataError
+from farm.evaluate.canaries import CanaryRow
 from farm.evaluate.scores import finished_share, mean_score, mean_tokens
 from farm.records import (
     Agreement,
@@ -28,6 +29,8 @@ from farm.records import (
     WinRate,
     problems,
 )
+from farm.study.annotators import AnnotatorRow
+from farm.study.arms import ArmAlarm
 from farm.study.contrasts import Contrast
 from farm.study.overoptimization import Verdict
 
@@ -99,6 +102,8 @@ class Summary(Record):
     """Everything a run concluded. ``levels`` are means over seeds, ``differences`` are paired with ``baseline``.
 
     ``yardsticks`` names the methods in ``rows`` that were not trained (fixed writers): shown, but never a finding.
+    ``annotators`` are counted over all acts of the run, ``canaries`` are texts that deserve to lose, ``arms`` policies
+    that the judge did not treat as it treats the others.
     """
 
     schema_version: int = Field(SCHEMA_VERSION, ge=1)
@@ -117,6 +122,10 @@ class Summary(Record):
     verdicts: tuple[Verdict, ...] = ()
     correlation: RankCorrelation | None = None
     agreement: tuple[Agreement, ...] = ()
+    annotators: tuple[AnnotatorRow, ...] = ()
+    canaries: tuple[CanaryRow, ...] = ()
+    canary_limit: float = 0.5
+    arms: tuple[ArmAlarm, ...] = ()
     outcomes: dict[str, int] = Field(default_factory=dict)
     training_outcomes: dict[str, int] = Field(default_factory=dict)
     costs: tuple[StageCost, ...] = ()
@@ -205,7 +214,14 @@ def stable(summary: Summary) -> Summary:
         stage.model_copy(update={"seconds": None, "cost": stage.cost.model_copy(update={"seconds": 0.0})})
         for stage in summary.costs
     ]
-    blank = {"rows": tuple(rows), "costs": tuple(costs), "wall_seconds": None, "peak_memory_mb": None}
+    annotators = tuple(a.model_copy(update={"seconds_per_call": None}) for a in summary.annotators)
+    blank = {
+        "rows": tuple(rows),
+        "costs": tuple(costs),
+        "annotators": annotators,
+        "wall_seconds": None,
+        "peak_memory_mb": None,
+    }
     return summary.model_copy(update=blank)
 
 

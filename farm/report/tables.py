@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from farm.records import Estimate, Outcome
 from farm.report.headline import overall
 from farm.report.summary import MethodRow, Summary
+from farm.study.annotators import AnnotatorRow
 
 
 @dataclass(frozen=True)
@@ -135,3 +136,25 @@ def outcomes(summary: Summary) -> tuple[list[str], list[tuple[str, list[int], in
         counts = [summary.training_outcomes.get(name, 0) for name in names]
         lines.append(("training labels", counts, sum(counts)))
     return names, lines
+
+
+@dataclass(frozen=True)
+class AnnotatorLine:
+    """A row of the annotator table with what is derived from it: ``failed`` is the share of acts without verdict."""
+
+    row: AnnotatorRow
+    failed: float | None
+    failures: list[tuple[str, int]]
+    tokens: float | None
+
+
+def annotators(summary: Summary) -> list[AnnotatorLine]:
+    """One line per annotator, the pool last."""
+    lines = []
+    for a in summary.annotators:
+        failures = [(str(o), a.outcomes[o]) for o in Outcome if not o.judged and a.outcomes.get(o)]
+        asked = a.acts - a.outcomes.get(Outcome.SKIPPED, 0)
+        failed = sum(count for name, count in failures if name != Outcome.SKIPPED)
+        tokens = (a.prompt_tokens + a.completion_tokens) / a.calls if a.calls else None
+        lines.append(AnnotatorLine(a, failed / asked if asked else None, failures, tokens))
+    return lines

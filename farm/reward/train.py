@@ -3,7 +3,8 @@
     loss = - w [t log s(r_1 - r_2) + (1 - t) log s(r_2 - r_1)] / sum of w,   t = P(first preferred)
 
 A tie has t = 1/2; soft labels and weights of the preferences are honoured. One epoch by default: a second one learns
-the noise. The head starts with standard deviation 1/sqrt(d + 1) (Stiennon et al. 2020). Left out: margins, ensembles.
+the noise. The head starts with standard deviation 1/sqrt(d + 1) (Stiennon et al. 2020). Ensembles: ``ensemble``.
+Left out: margins.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def train_reward(
     )
     finished = wrapped.model.merge_and_unload() if wrapped.adapted else wrapped.model
     rm = RewardModel(finished.eval().requires_grad_(False), policy.tokenizer)
-    mean, sd = _normalise(rm, reference or list(responses.values())[:NORMALISE_ON], instructions)
+    mean, sd = normalise(rm, reference or list(responses.values())[:NORMALISE_ON], instructions)
     finished.config.reward_mean, finished.config.reward_sd = mean, sd
     report = _report(rm, [examples[i] for i in validation]).model_copy(
         update={
@@ -179,9 +180,11 @@ def _split(groups: Sequence[str], share: float, seed: int) -> tuple[list[int], l
     return [i for i, g in enumerate(groups) if g not in held], [i for i, g in enumerate(groups) if g in held]
 
 
-def _normalise(
+def normalise(
     rm: RewardModel, reference: Sequence[Response], instructions: Mapping[str, Instruction]
 ) -> tuple[float, float]:
+    """Mean and standard deviation of the raw rewards of ``reference`` samples. Raises DataError when none of their
+    instructions is known, TrainError when the reward is constant."""
     known = [r for r in reference if r.instruction_id in instructions]
     if not known:
         raise DataError("reward: none of the reference responses belongs to a known instruction")

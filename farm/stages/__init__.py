@@ -4,6 +4,7 @@ A step's folder is ``<number>-<stage>[/<row>]/seed-<seed>``; files in it are rec
 models in the Hugging Face format. Step functions run in worker processes.
 """
 
+from farm.stages.canaries import canaries
 from farm.stages.common import Made, Run, policies, shapes
 from farm.stages.conclude import best_of_n, findings, report, study
 from farm.stages.judge import annotate, cross, evaluate
@@ -14,6 +15,7 @@ __all__ = [
     "Run",
     "annotate",
     "best_of_n",
+    "canaries",
     "cross",
     "data",
     "evaluate",

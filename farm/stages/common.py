@@ -77,11 +77,12 @@ def shapes() -> Shapes:
 
     try:
         from farm.reward.train import Config as Reward
+        from farm.stages.laboratory.settings import Laboratory, Row
 
         configs = {name: methods.module(name).Config for name in (SFT, *methods.NAMES)}
     except ImportError as e:
         raise MissingExtra(f"a run trains models ({e.name} is missing): pip install 'rlhf-farm[train]'") from e
-    return Shapes(sft=configs.pop(SFT), reward=Reward, methods=configs)
+    return Shapes(sft=configs.pop(SFT), reward=Reward, methods=configs, laboratory=Laboratory, row=Row)
 
 
 def policies(run: Run) -> list[str]:
@@ -91,6 +92,18 @@ def policies(run: Run) -> list[str]:
 
 def split(made: Made, name: str, limit: int | None = None) -> list[Instruction]:
     return records.read(made["data"].file(f"{name}.jsonl"), Instruction)[:limit]
+
+
+def texts(made: Made) -> tuple[dict[str, Instruction], dict[str, Response]]:
+    """Instructions and responses, by id, that preferences may be about: the run's own samples first, and what people's
+    labels brought along."""
+    labelled = made["annotate"]
+    instructions = records.by_id(split(made, "preference"))
+    responses = records.by_id(records.read(made["sample"].file("responses.jsonl"), Response))
+    if labelled.file("responses.jsonl").is_file():
+        instructions = records.by_id(records.read(labelled.file("instructions.jsonl"), Instruction)) | instructions
+        responses |= records.by_id(records.read(labelled.file("responses.jsonl"), Response))
+    return instructions, responses
 
 
 def usable(run: Run, made: Made, name: str, limit: int, folder: Path) -> list[Instruction]:

@@ -11,7 +11,8 @@ from farm import records, runs
 from farm.progress import Progress
 from farm.records import Cost, Instruction, Judgement, Response, RewardCurve
 from farm.runs import Step
-from farm.stages.common import REFERENCE, SFT, WRITERS, Made, Run, gold, new_task, proxy, settings_of, usable
+from farm.stages import judging
+from farm.stages.common import REFERENCE, SFT, WRITERS, Made, Run, gold, new_task, proxy, settings_of, texts, usable
 
 if TYPE_CHECKING:
     from farm.evaluate.win_rate import Comparison
@@ -103,11 +104,15 @@ def _summary(run: Run, made: Mapping[int, Made], arms: Arms, extra: Sequence[Ste
         verdicts=tuple(verdict(group, seed=seed) for group in by_method.values()),
         correlation=_correlation(measured, seed) if any(c.acts for c in voted.values()) else None,
         agreement=tuple(_agreement(run, made[seed], extra)),
+        annotators=tuple(judging.annotators(run, made[seed], arms, extra, acts, labels)),
+        canaries=tuple(judging.canaries(run, extra)),
+        canary_limit=run.recipe.evaluate.canary_limit,
+        arms=tuple(judging.unequal(arms)),
         outcomes=report.add_up([c.outcomes for c in compared.values()]),
         training_outcomes=report.add_up([{str(j.outcome): 1} for j in labels]),
         costs=(
             report.StageCost(stage="annotate", cost=_cost(labels)),
-            report.StageCost(stage="evaluate", cost=_cost(acts)),
+            report.StageCost(stage="evaluate", cost=_cost([*acts, *judging.canary_acts(extra)])),
         ),
         notes=tuple(_notes(run)),
         provenance=_provenance(),
@@ -259,7 +264,7 @@ def _agreement(run: Run, made: Made, extra: Sequence[Step]) -> list[records.Agre
     """Annotators against humans on cross-annotated pairs; without such, what the training judgements show."""
     from farm.study.agreement import agreement
 
-    responses = records.by_id(_responses(made["sample"]))
+    _, responses = texts(made)
     for step in extra:
         if step.file("votes.jsonl").is_file():
             votes = _judgements(step, "votes.jsonl")

@@ -2,117 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from farm import records, runs, world
+from farm import records, runs
 from farm.errors import DataError
-from farm.progress import Progress
-from farm.records import Instruction, Judgement, Pair, Response, Sampling
+from farm.records import Instruction, Pair, Response, Sampling
 from farm.runs import Step
 from farm.seeds import key
+from farm.stages import human
+from farm.stages.asking import asking, flip_of, judged, noise_of, pool_fingerprint
 from farm.stages.common import REFERENCE, SFT, WRITERS, Made, Run, gold, proxy, settings_of, split
 
-if TYPE_CHECKING:
-    from farm.lm.endpoints import Endpoint
+__all__ = ["annotate", "cross", "evaluate", "judged", "pool_fingerprint"]
 
 
-@contextmanager
-def _judge(run: Run, made: Made) -> Iterator[Endpoint]:
-    """The judge that the recipe names. The scripted one may compare real text with the answers that come with it."""
-    from farm.lm.endpoints import InProcess, OpenAIEndpoint
-
-    where = run.recipe.annotate.endpoint
-    if where.kind == "openai":
-        yield OpenAIEndpoint(where.base_url, where.api_key_env, timeout=where.timeout)
-        return
-    answers = runs.read_json(made["data"].file("answers.json")) or None
-    if where.kind == "scripted":
-        from farm.world.judge import ScriptedJudge
-
-        yield InProcess(ScriptedJudge(answers), name=f"scripted-{world.VERSION}")
-        return
-    from farm.world import serve
-
-    with serve.background(answers) as (url, token):
-        yield OpenAIEndpoint(url, name=f"local_server-{world.VERSION}", api_key=token, timeout=where.timeout)
-
-
-def judged(
-    run: Run,
-    made: Made,
-    pairs: Sequence[Pair],
-    instructions: Mapping[str, Instruction],
-    responses: Mapping[str, Response],
-    *,
-    pool: str,
-    per_pair: int,
-    seed: int,
-    purpose: str,
-) -> list[Judgement]:
-    """Have a pool judge pairs through the run's ledger: what was answered once is not asked again."""
-    from farm.annotate import noise
-    from farm.annotate.engine import annotate as ask
-    from farm.annotate.ledger import Ledger
-    from farm.annotate.pool import load_pool
-
-    a = run.recipe.annotate
-    annotators = load_pool(pool)
-    skip = noise.overwritten(a.flip, seed) if a.skip_noise and purpose == "train" else None
-    with _judge(run, made) as endpoint, Ledger(run.folder / "ledger.sqlite") as ledger:
-        return ask(
-            pairs,
-            instructions,
-            responses,
-            annotators,
-            models=a.models,
-            endpoint=endpoint,
-            per_pair=per_pair or len(annotators.annotators),
-            seed=seed,
-            purpose=purpose,
-            ledger=ledger,
-            skip=skip,
-            concurrency=a.endpoint.concurrency,
-            progress=Progress(f"{purpose}, seed {seed}").judged,
-        )
-
-
-def _pool_fingerprint(run: Run, pool: str) -> list[str]:
-    from farm.annotate.pool import load_pool
-
-    annotators = load_pool(pool)
-    models = annotators.bound(run.recipe.annotate.models)
-    return [a.fingerprint(models[a.id]) for a in annotators.annotators]
-
-
-def _asking(run: Run) -> dict[str, Any]:
-    """Settings of the endpoint that can change an answer: not the concurrency, not the timeout."""
-    return run.recipe.annotate.endpoint.model_dump(include={"kind", "base_url"})
-
-
-def annotate(run: Run, seed: int, made: Made) -> Step:
+def annotate(run: Run, seed: int, made: Made, name: str = "3-annotate") -> Step:
     """``judgements.jsonl``: every act with its outcome; ``preferences.jsonl``: what training reads."""
     a = run.recipe.annotate
-    settings = settings_of(run, seed, a.model_dump(exclude={"endpoint"}), _asking(run), _pool_fingerprint(run, a.pool))
+    if a.human is not None:
+        return human.annotate(run, seed, made, name)
+    how = a.model_dump(exclude={"endpoint"}), noise_of(run)
+    settings = settings_of(run, seed, *how, asking(run), pool_fingerprint(run, a.pool))
 
     def work(folder: Path) -> None:
         from farm.annotate.noise import settle
+        from farm.annotate.pool import load_pool
 
         pairs = records.read(made["sample"].file("pairs.jsonl"), Pair)
         responses = records.by_id(records.read(made["sample"].file("responses.jsonl"), Response))
         instructions = records.by_id(split(made, "preference"))
         judgements = judged(
-            run, made, pairs, instructions, responses, pool=a.pool, per_pair=a.per_pair, seed=seed, purpose="train"
+            run, made, pairs, instructions, responses,
+            pool=a.pool, per_pair=a.per_pair, seed=seed, purpose="train", both_orders=a.both_orders,
+        )  # fmt: skip
+        flip = flip_of(run)
+        preferences = settle(
+            judgements,
+            pairs,
+            flip=flip,
+            seed=seed,
+            soft=a.soft,
+            calibration=load_pool(a.pool).calibration if a.flip is None else None,
+            responses=responses,
         )
-        preferences = settle(judgements, pairs, flip=a.flip, seed=seed)
         if not preferences:
             raise DataError("annotate: no judgement carries a verdict, so there is nothing to learn from")
         records.write(folder / "judgements.jsonl", judgements)
         records.write(folder / "preferences.jsonl", preferences)
 
-    return runs.perform(run.step(f"3-annotate/seed-{seed}"), settings, [made["sample"]], work)
+    return runs.perform(run.step(f"{name}/seed-{seed}"), settings, [made["sample"]], work)
 
 
 def evaluate(run: Run, seed: int, made: Made, row: str) -> Step:
@@ -120,17 +59,21 @@ def evaluate(run: Run, seed: int, made: Made, row: str) -> Step:
     ``judgements.jsonl`` and, in the offline world, the simulated humans' ``votes.jsonl``."""
     e = run.recipe.evaluate
     trained = [made[row]] if row in made else []
-    settings = settings_of(run, seed, row, e, run.recipe.annotate.models, _asking(run), _pool_fingerprint(run, e.pool))
+    shown = e.model_dump(exclude={"canaries", "canary_limit"})
+    settings = settings_of(
+        run, seed, row, shown, run.recipe.annotate.models, asking(run), pool_fingerprint(run, e.pool)
+    )
 
     def work(folder: Path) -> None:
-        instructions = _evaluation(made, e.instructions)
+        instructions = evaluation(made, e.instructions)
         responses = _scored(run, made, instructions, _respond(run, seed, made, row, instructions))
-        reference = _reference(made, instructions)
+        reference = reference_of(made, instructions)
         pairs = [Pair.of(a, b) for a, b in zip(responses, reference, strict=True)]
         index, texts = records.by_id(instructions), records.by_id([*responses, *reference])
         judgements = judged(
-            run, made, pairs, index, texts, pool=e.pool, per_pair=e.per_pair, seed=seed, purpose="evaluate"
-        )
+            run, made, pairs, index, texts,
+            pool=e.pool, per_pair=e.per_pair, seed=seed, purpose="evaluate", both_orders=e.both_orders,
+        )  # fmt: skip
         records.write(folder / "responses.jsonl", responses)
         records.write(folder / "reference.jsonl", _scored(run, made, instructions, reference))
         records.write(folder / "judgements.jsonl", judgements)
@@ -142,7 +85,7 @@ def evaluate(run: Run, seed: int, made: Made, row: str) -> Step:
     return runs.perform(run.step(f"6-evaluate/{row}/seed-{seed}"), settings, [made["reward"], *trained], work)
 
 
-def _evaluation(made: Made, limit: int) -> list[Instruction]:
+def evaluation(made: Made, limit: int) -> list[Instruction]:
     """The evaluation instructions; of a smaller number, the same random ones for every policy and seed."""
     rows = split(made, "eval")
     chosen = {i.id for i in sorted(rows, key=lambda i: key(0, "evaluation subset", i.id))[:limit]}
@@ -167,7 +110,7 @@ def _respond(run: Run, seed: int, made: Made, row: str, instructions: Sequence[I
     return respond(policy, instructions, result.best_of, sampling, score, name=row, purpose="evaluate")
 
 
-def _reference(made: Made, instructions: Sequence[Instruction]) -> list[Response]:
+def reference_of(made: Made, instructions: Sequence[Instruction]) -> list[Response]:
     """The reference model's outputs as responses, their length in tokens of the SFT policy's tokenizer."""
     from farm.lm.load import load_tokenizer
 
@@ -195,14 +138,17 @@ def cross(run: Run, seed: int, made: Made) -> Step | None:
     config, a = run.recipe.study, run.recipe.annotate
     if config.agreement_pairs == 0:
         return None
-    shown = config.model_dump(include={"agreement_pairs", "agreement_votes"})
-    settings = settings_of(run, seed, shown, a.models, _asking(run), _pool_fingerprint(run, a.pool))
+    shown = config.model_dump(include={"agreement_pairs", "agreement_votes", "both_orders"})
+    settings = settings_of(run, seed, shown, a.models, asking(run), pool_fingerprint(run, a.pool))
 
     def work(folder: Path) -> None:
         pairs = records.read(made["sample"].file("pairs.jsonl"), Pair)[: config.agreement_pairs]
         responses = records.by_id(records.read(made["sample"].file("responses.jsonl"), Response))
         instructions = records.by_id(split(made, "preference"))
-        acts = judged(run, made, pairs, instructions, responses, pool=a.pool, per_pair=0, seed=seed, purpose="cross")
+        acts = judged(
+            run, made, pairs, instructions, responses,
+            pool=a.pool, per_pair=0, seed=seed, purpose="cross", both_orders=config.both_orders,
+        )  # fmt: skip
         records.write(folder / "judgements.jsonl", acts)
         if run.offline:
             from farm.world.raters import human_judgements

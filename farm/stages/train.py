@@ -12,7 +12,7 @@ from farm.progress import Progress, say
 from farm.records import Instruction, Pair, Preference, Response, Sampling
 from farm.runs import Step
 from farm.seeds import rng
-from farm.stages.common import SFT, Made, Run, adapted, gold, new_task, proxy, settings_of, split, usable
+from farm.stages.common import SFT, Made, Run, adapted, gold, new_task, proxy, settings_of, split, texts, usable
 
 
 def data(run: Run) -> Step:
@@ -46,7 +46,7 @@ def data(run: Run) -> Step:
     return runs.perform(run.step("0-data"), {"data": r.model_dump(), "world": world.VERSION}, inputs, work)
 
 
-def sft(run: Run, seed: int, made: Made) -> Step:
+def sft(run: Run, seed: int, made: Made, name: str = "1-sft") -> Step:
     """``policy/``: the model in the Hugging Face format; ``result.json``: what it took."""
     p, config = run.recipe.policy, run.recipe.sft
 
@@ -60,7 +60,7 @@ def sft(run: Run, seed: int, made: Made) -> Step:
         task = new_task(run, seed, folder, source, demonstrations, Progress(f"sft, seed {seed}"))
         method.run(task, adapted(run, config))
 
-    return runs.perform(run.step(f"1-sft/seed-{seed}"), settings_of(run, seed, config), [made["data"]], work)
+    return runs.perform(run.step(f"{name}/seed-{seed}"), settings_of(run, seed, config), [made["data"]], work)
 
 
 def _tiny(run: Run, seed: int, demonstrations: Sequence[Instruction], folder: Path) -> Path:
@@ -127,12 +127,10 @@ def reward(run: Run, seed: int, made: Made) -> Step:
     def work(folder: Path) -> None:
         from farm.reward.train import train_reward
 
-        responses = records.by_id(records.read(made["sample"].file("responses.jsonl"), Response))
         train_reward(
             made[SFT].file("policy"),
             records.read(made["annotate"].file("preferences.jsonl"), Preference),
-            records.by_id(split(made, "preference")),
-            responses,
+            *texts(made),
             adapted(run, config),
             seed=seed,
             folder=folder / "model",
@@ -155,8 +153,8 @@ def improve(run: Run, seed: int, made: Made, row: str) -> Step:
         more: dict[str, Any] = {}
         if getattr(module(method), "LEARNS_FROM_PREFERENCES", False):
             more["preferences"] = records.read(made["annotate"].file("preferences.jsonl"), Preference)
-            more["responses"] = records.by_id(records.read(made["sample"].file("responses.jsonl"), Response))
-            instructions = split(made, "preference")
+            asked, more["responses"] = texts(made)
+            instructions = list(asked.values())
         task = new_task(
             run,
             seed,

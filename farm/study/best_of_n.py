@@ -46,6 +46,35 @@ def kl_upper_bound(n: float) -> float:
     return math.log(n) - (n - 1) / n
 
 
+def best_of_n_law(probabilities: Array, rewards: Array, n: int) -> Array:
+    """Exact probabilities of best-of-n over enumerated outputs: F(y)^n - F^-(y)^n, F the distribution function of the
+    reward under ``probabilities`` and F^- its left limit (Beirami et al., arXiv 2401.01879, lemma 1).
+
+    Equal rewards share their mass in proportion to ``probabilities`` (a fair draw among tied samples). Shapes
+    (outputs,). Raises DataError when shapes differ, a value is not finite, or the probabilities do not sum to 1.
+    """
+    p, r = np.asarray(probabilities, dtype=float), np.asarray(rewards, dtype=float)
+    if p.shape != r.shape or p.ndim != 1 or n < 1:
+        raise DataError(f"best-of-n over {p.shape} probabilities and {r.shape} rewards: one of each per output, n >= 1")
+    finite(p, "probabilities")
+    finite(r, "rewards")
+    if (p < 0).any() or abs(p.sum() - 1) > 1e-6:
+        raise DataError(f"probabilities must be positive and sum to 1, their sum is {p.sum():.6g}")
+    _, level = np.unique(r, return_inverse=True)
+    mass = np.bincount(level, weights=p)
+    upto = np.minimum(np.cumsum(mass), 1.0)
+    below = np.maximum(upto - mass, 0.0)
+    law: Array = (upto**n - below**n)[level] * p / np.maximum(mass[level], 1e-300)
+    return law
+
+
+def best_of_n_exact_kl(probabilities: Array, rewards: Array, n: int) -> float:
+    """KL(best-of-n || base) in nats where all outputs can be enumerated. Arguments as for :func:`best_of_n_law`."""
+    law, p = best_of_n_law(probabilities, rewards, n), np.asarray(probabilities, dtype=float)
+    some = law > 0
+    return float((law[some] * np.log(law[some] / p[some])).sum())
+
+
 def best_of_n_kl(log_probs: Array, n: int) -> Array:
     """KL of best-of-n estimated from the base policy's log-probability of the selected text, elementwise, in nats.
 
@@ -87,7 +116,7 @@ def best_of_n_curve(
     if len(set(prompts)) != len(prompts):
         raise DataError(f"prompt {max(prompts, key=list(prompts).count)!r} occurs twice: pool its samples first")
     finite(p, "proxy scores")
-    order = _ascending(p, prompts, seed)
+    order = ascending(p, prompts, seed)
 
     def sorted_by_proxy(values: npt.ArrayLike | None, what: str) -> Array | None:
         if values is None:
@@ -129,8 +158,8 @@ def best_of_n_curve(
     )
 
 
-def _ascending(proxy: Array, prompts: Sequence[str], seed: int) -> npt.NDArray[np.intp]:
-    """Indices that sort each row, ties in an order drawn per prompt."""
+def ascending(proxy: Array, prompts: Sequence[str], seed: int) -> npt.NDArray[np.intp]:
+    """Indices that sort each row of ``proxy`` (prompts, samples), ties in an order drawn per prompt."""
     rows = []
     for prompt, row in zip(prompts, proxy, strict=True):
         tiebreak = rng(seed, "best-of-n ties", prompt).permutation(len(row))

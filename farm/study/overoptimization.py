@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from farm.errors import DataError
-from farm.evaluate.intervals import Array, two_way
+from farm.evaluate.intervals import Array, over_seeds
 from farm.records import Estimate, Record, RewardCurve
 from farm.seeds import key
 from farm.study.words import above_zero, interval, number, position
@@ -118,28 +118,33 @@ def _unjudged(curves: list[RewardCurve], problem: str) -> Verdict:
 
 
 Moves = tuple[Estimate, Estimate, Estimate]  # rise, fall, proxy after the peak
+MovesByPrompt = tuple[Array, Array, Array]  # the same by prompt
+
+
+def cross_fitted(curve: PromptCurve, seed: int) -> MovesByPrompt:
+    """Rise, fall and proxy after the gold peak of every prompt, each [prompts]: the peak is chosen on the other folds.
+
+    Raises DataError when gold was not measured.
+    """
+    gold = curve.gold
+    if gold is None:
+        raise DataError(f"curve of {curve.curve.method}: gold was not measured, so it has no peak")
+    fold = np.array([key(seed, "peak fold", p) % FOLDS for p in curve.prompts])
+    peak = np.empty(len(curve.prompts), dtype=int)
+    for f in range(FOLDS):
+        rest = fold != f
+        peak[~rest] = int(gold[:, rest].mean(axis=1).argmax()) if rest.any() else 0
+    column = np.arange(len(curve.prompts))
+    top = gold[peak, column]
+    return top - gold[0], top - gold[-1], curve.proxy[-1] - curve.proxy[peak, column]
 
 
 def _paired(curves: Sequence[PromptCurve], seed: int) -> Moves:
-    tables: list[list[dict[str, float]]] = [[], [], []]
-    for curve in curves:
-        gold = curve.gold
-        if gold is None:
-            continue
-        fold = np.array([key(seed, "peak fold", p) % FOLDS for p in curve.prompts])
-        peak = np.empty(len(curve.prompts), dtype=int)
-        for f in range(FOLDS):
-            rest = fold != f
-            peak[~rest] = int(gold[:, rest].mean(axis=1).argmax()) if rest.any() else 0
-        column = np.arange(len(curve.prompts))
-        top = gold[peak, column]
-        for rows, values in zip(
-            tables, (top - gold[0], top - gold[-1], curve.proxy[-1] - curve.proxy[peak, column]), strict=True
-        ):
-            rows.append(dict(zip(curve.prompts, values.tolist(), strict=True)))
-    ids = sorted({i for rows in tables for one in rows for i in one})
-    arrays = [np.array([[one.get(i, np.nan) for i in ids] for one in rows]) for rows in tables]
-    rise, fall, after = (two_way(a, seed=seed) for a in arrays)
+    moves = [cross_fitted(c, seed) for c in curves]
+    tables = [
+        [dict(zip(c.prompts, m[k].tolist(), strict=True)) for c, m in zip(curves, moves, strict=True)] for k in range(3)
+    ]
+    rise, fall, after = (over_seeds(rows, seed=seed) for rows in tables)
     return rise, fall, after
 
 

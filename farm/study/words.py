@@ -49,3 +49,8 @@ def below_zero(estimate: Estimate) -> bool:
 def listed(names: list[str]) -> str:
     """Names joined with commas and a final 'and'."""
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1] if names else ""
+
+
+def counted(n: int, noun: str) -> str:
+    """'1 judge', '2 judges'."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"

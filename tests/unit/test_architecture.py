@@ -22,7 +22,7 @@ LAYERS: list[tuple[set[str], bool]] = [
     ({"annotate", "reward", "methods", "evaluate", "label"}, False),
     ({"study"}, False),
     ({"report"}, False),
-    ({"pipeline", "stages"}, True),
+    ({"pipeline", "laboratory", "stages"}, True),
     ({"commands"}, True),
     ({"cli", "__main__"}, True),
 ]

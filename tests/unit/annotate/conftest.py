@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from judge_corpus import MODELS, Corpus, corpus
 
 from farm.annotate.engine import annotate
@@ -44,3 +46,20 @@ def judge_all(tmp_path: Path, pool: Pool) -> Callable[..., list[Judgement]]:
             return annotate(made.pairs, made.instructions, made.responses, chosen, ledger=ledger, **settings | changes)
 
     return run
+
+
+@pytest.fixture
+def asking_for_logprobs(tmp_path: Path, pool: Pool) -> Callable[[], Pool]:
+    """The shipped pool, its single-pair annotators asking for five alternatives per token."""
+
+    def make() -> Pool:
+        folder = Path(shutil.copytree(pool.folder, tmp_path / "soft"))
+        path = folder / "pool.yaml"
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for a in data["annotators"]:
+            if a.get("batch", 1) == 1:
+                a["logprobs"] = 5
+        path.write_text(yaml.safe_dump(data), encoding="utf-8")
+        return load_pool(folder)
+
+    return make

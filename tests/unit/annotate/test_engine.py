@@ -8,7 +8,7 @@ import sys
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ from farm.annotate.ledger import Ledger
 from farm.annotate.pool import Pool
 from farm.errors import AnnotatorError, DataError
 from farm.lm.endpoints import CallError, InProcess, Reply, Request
+from farm.progress import Judging
 from farm.records import Judgement, Outcome
 from farm.world.judge import ScriptedJudge
 
 Judge = Callable[..., list[Judgement]]
-QUICK = Patience(timeout=5, attempts=4, backoff=0.001, longest=0.01)
+QUICK = Patience(timeout=5, attempts=4, backoff=0.001, longest=0.01, outage=0.1, grace=0.2)
 
 
 class Remote:
@@ -36,7 +37,7 @@ class Remote:
         self.name, self.trouble = "remote", trouble
         self.judge, self.calls, self.running, self.most = InProcess(ScriptedJudge()), 0, 0, 0
 
-    async def complete(self, request: Request) -> Reply:
+    async def complete(self, request: Request, tag: str = "") -> Reply:
         self.calls += 1
         self.running += 1
         self.most = max(self.most, self.running)
@@ -108,15 +109,15 @@ def test_same_judgements_at_any_concurrency(concurrency: int, judge_all: Judge, 
 
 def test_a_second_run_asks_nothing_and_says_the_same(small: Corpus, judge_all: Judge) -> None:
     first = judge_all(small)
-    told: list[tuple[int, int, int, Mapping[str, int]]] = []
+    told: list[Judging] = []
     endpoint = Remote(lambda n, r: CallError("fatal", "must not be asked"))
     endpoint.name = "in-process"
-    again = judge_all(small, endpoint=endpoint, progress=lambda *now: told.append(now))
+    again = judge_all(small, endpoint=endpoint, progress=told.append)
     assert again == first
     assert endpoint.calls == 0
-    done, total, cached, outcomes = told[-1]
-    assert (done, total, cached) == (400, 400, 392)
-    assert outcomes == dict(Counter(j.outcome.value for j in first))
+    now = told[-1]
+    assert (now.done, now.total, now.cached) == (400, 400, 392)
+    assert now.outcomes == dict(Counter(j.outcome.value for j in first))
 
 
 def test_skipped_acts_are_counted_and_not_asked(small: Corpus, judge_all: Judge, tmp_path: Path) -> None:
@@ -241,7 +242,7 @@ def test_a_requested_pause_holds_for_all_workers(judge_all: Judge) -> None:
 
     def trouble(n: int, r: Request) -> CallError | None:
         stamps.append(time.monotonic())
-        return CallError("retry", "HTTP 429", retry_after=0.3) if n == 20 else None
+        return CallError("limited", "HTTP 429", retry_after=0.3) if n == 20 else None
 
     judge_all(corpus(80), endpoint=Remote(trouble), patience=QUICK, concurrency=4)
     pause = stamps[19]
@@ -251,10 +252,10 @@ def test_a_requested_pause_holds_for_all_workers(judge_all: Judge) -> None:
 
 def test_a_call_that_hangs_is_given_up(judge_all: Judge) -> None:
     class Hanging(Remote):
-        async def complete(self, request: Request) -> Reply:
+        async def complete(self, request: Request, tag: str = "") -> Reply:
             if request.model == "scripted/a06":
                 await asyncio.sleep(60)
-            return await super().complete(request)
+            return await super().complete(request, tag)
 
     judged = judge_all(corpus(60), endpoint=Hanging(), patience=replace(QUICK, timeout=0.5, attempts=2))
     assert {j.annotator for j in judged if j.outcome is Outcome.FAILED} == {"a06"}
@@ -326,7 +327,7 @@ from farm.annotate.engine import annotate
 from farm.annotate.ledger import Ledger
 from farm.annotate.pool import load_pool
 made = corpus(400)
-told = lambda done, total, cached, outcomes: print(done, flush=True)
+told = lambda now: print(now.done, flush=True)
 with Ledger({path!r}) as ledger:
     annotate(made.pairs, made.instructions, made.responses, load_pool("farm13"), models=MODELS, endpoint=Remote(),
              seed=1, purpose="train", ledger=ledger, concurrency=2, progress=told)

@@ -5,9 +5,10 @@ from collections.abc import Callable
 import pytest
 from judge_corpus import Corpus, bare_pairs
 
-from farm.annotate.noise import overwritten, settle
+from farm.annotate.calibrated import ActNoise, PoolNoise
+from farm.annotate.noise import Calibration, overwritten, settle
 from farm.errors import DataError
-from farm.records import Judgement, Outcome, Pair
+from farm.records import Judgement, Outcome, Pair, Response
 
 PAIRS = bare_pairs(4000)
 
@@ -115,3 +116,78 @@ def test_bad_rates(flip: float) -> None:
 def test_a_judgement_of_another_pair_is_refused() -> None:
     with pytest.raises(DataError, match="not among the pairs"):
         settle([act(PAIRS[0], PAIRS[0].a)], PAIRS[1:2], seed=1)
+
+
+def with_p(judgement: Judgement, p: float, mass: float | None = 0.9) -> Judgement:
+    return judgement.model_copy(update={"probability": p, "mass": mass})
+
+
+def test_soft_labels_are_the_judges_probabilities() -> None:
+    a, b, c, d = PAIRS[:4]
+    acts = [
+        with_p(act(a, a.b), 0.2),  # probability is that of the smaller id, a.a
+        with_p(act(b, b.a, "x"), 0.9), act(b, b.b, "y"),  # 0.9 and 0 for b.a
+        with_p(act(c, c.a), 0.7, mass=0.3),  # too little mass to believe the ratio
+        act(d, None, outcome=Outcome.TIE),
+    ]  # fmt: skip
+    first, second, third, fourth = settle(acts, [a, b, c, d], seed=1, soft=True)
+    assert (first.winner_id, first.probability) == (a.b, pytest.approx(0.8))
+    assert (second.winner_id, second.probability) == (b.b, pytest.approx(0.55))
+    assert (third.winner_id, third.probability) == (c.a, 1.0)
+    assert (fourth.winner_id, fourth.probability) == (None, 0.5)
+    assert [p.probability for p in settle(acts, [a, b, c, d], seed=1)] == [1.0, 0.5, 1.0, 0.5]
+
+
+def test_noise_overwrites_soft_labels_like_hard_ones() -> None:
+    acts = [with_p(act(p, p.a), 0.9) for p in PAIRS[:500]]
+    hard = settle(acts, PAIRS[:500], flip=0.25, seed=1)
+    soft = settle(acts, PAIRS[:500], flip=0.25, seed=1, soft=True)
+    assert [p.winner_id for p in hard] == [p.winner_id for p in soft]
+    assert sorted({round(p.probability, 6) for p in soft}) == [0.9, 1.0]
+
+
+CALIBRATION = Calibration({"a01": ActNoise(verdict=0.5, length=4.0)}, PoolNoise())
+BOTH = {
+    r: Response(id=r, instruction_id=p.instruction_id, text="long " * 9 if k % 2 else "x", policy="p", n_tokens=1)
+    for p in PAIRS[:300]
+    for k, r in enumerate((p.a, p.b))
+}
+
+
+def test_a_calibrated_pool_draws_labels_by_what_it_knows_of_the_pair() -> None:
+    acts = [act(p, p.a) for p in PAIRS[:300]]
+    found = settle(acts, PAIRS[:300], seed=1, calibration=CALIBRATION, responses=BOTH)
+    longer = sum(p.winner_id == pair.b for p, pair in zip(found, PAIRS[:300], strict=True))
+    assert longer > 250  # the fitted taste for length beats the verdicts
+    assert sum(p.flipped for p in found) == longer
+    expected = settle(acts, PAIRS[:300], seed=1, calibration=CALIBRATION, responses=BOTH, soft=True)
+    assert {p.winner_id for p in expected} == {p.b for p in PAIRS[:300]}
+    assert longer / 300 == pytest.approx(expected[0].probability, abs=0.05)
+
+
+def test_calibrated_labels_depend_on_their_own_pair_only() -> None:
+    acts = [act(p, p.a) for p in PAIRS[:40]]
+    everything = settle(acts, PAIRS[:40], seed=1, calibration=CALIBRATION, responses=BOTH)
+    some = settle(acts[10:20], PAIRS[10:20], seed=1, calibration=CALIBRATION, responses=BOTH)
+    assert everything[10:20] == some
+
+
+def test_calibrated_noise_excludes_flips_and_needs_the_texts() -> None:
+    for wrong in ({"flip": 0.25, "responses": BOTH}, {"responses": None}):
+        with pytest.raises(DataError, match="brings its own noise"):
+            settle([], [], seed=1, calibration=CALIBRATION, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="which is not given"):
+        settle([act(PAIRS[400], PAIRS[400].a)], PAIRS[400:401], seed=1, calibration=CALIBRATION, responses=BOTH)
+    stranger = [act(PAIRS[0], PAIRS[0].a, "a02")]
+    with pytest.raises(DataError, match="no calibrated noise"):
+        settle(stranger, PAIRS[:1], seed=1, calibration=CALIBRATION, responses=BOTH)
+
+
+def test_both_orders_are_asked_once_each(small: Corpus, judge_all: Callable[..., list[Judgement]]) -> None:
+    there = judge_all(small)
+    back = judge_all(small, draw=1, reverse=True)
+    assert [j.shown for j in back] == [j.shown[::-1] for j in there]
+    assert [(j.pair_id, j.annotator) for j in back] == [(j.pair_id, j.annotator) for j in there]
+    assert len({j.id for j in [*there, *back]}) == len(there) + len(back)
+    same = sum(a.winner_id == b.winner_id for a, b in zip(there, back, strict=True) if a.winner_id and b.winner_id)
+    assert same > 0.6 * len(there)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
@@ -8,6 +7,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from farm.annotate.grammar import Grammar
 from farm.annotate.parsing import Form, Parser
 from farm.annotate.pool import load_pool
 from farm.records import Outcome
@@ -19,9 +19,12 @@ CODES = {
     "T": Outcome.TRUNCATED,
     "F": Outcome.FILTERED,
 }
+# Per annotator: [answer, expected] or [answer, expected, finish_reason]; expected has one character per pair shown:
+# 1 the first is better, 2 the second, - unparseable, R refused, T truncated, F filtered.
 CASES = [
     (annotator, case[0], str(case[1]), case[2] if len(case) > 2 else "stop")
-    for annotator, cases in yaml.safe_load((Path(__file__).parent / "answers.yaml").read_text()).items()
+    for path in sorted((Path(__file__).parent / "corpus").glob("*.yaml"))
+    for annotator, cases in yaml.safe_load(path.read_text(encoding="utf-8")).items()
     for case in cases
 ]
 
@@ -34,14 +37,41 @@ def coded(parser: Parser, text: str, finish: str, count: int) -> str:
     )
 
 
-def test_the_corpus_covers_all_annotators() -> None:
-    assert {c[0] for c in CASES} == {a.id for a in POOL.annotators}
-    assert len(CASES) >= 150
+def test_the_corpus_covers_all_annotators_and_outcomes() -> None:
+    assert len({(a, text, finish) for a, text, _, finish in CASES}) >= 300
+    for a in POOL.annotators:
+        seen = "".join(expected for annotator, _, expected, _ in CASES if annotator == a.id)
+        assert {"1", "2", "-"} <= set(seen)
 
 
-@pytest.mark.parametrize(("annotator", "text", "expected", "finish"), CASES)
-def test_real_shaped_answers(annotator: str, text: str, expected: str, finish: str) -> None:
-    assert coded(POOL.annotator(annotator).reader, text, finish, len(expected)) == expected
+@pytest.mark.parametrize("annotator", [a.id for a in POOL.annotators])
+def test_real_shaped_answers(annotator: str) -> None:
+    parser = POOL.annotator(annotator).reader
+    cases = [case[1:] for case in CASES if case[0] == annotator]
+    read = [(text, coded(parser, text, finish, len(expected))) for text, expected, finish in cases]
+    assert read == [(text, expected) for text, expected, _ in cases]
+
+
+PHRASES = [
+    "{x}", "{x}.", "**{x}**", "{x} is better", "{x} is better than {y}.", "I prefer {x}.", "My verdict: {x}",
+    "{x} or {y}", "{x}, not {y}", "{x} because {y} is wrong", "{x}\n{y}", "{x}\n\n{x}", "{x} and {y}",
+    "{x} is not better", "{x}?", "{x} > {y}", "Winner: {x}\n\nWait, {y} is better.", "{x}. However, {y} is better.",
+    "{y} is wrong.\n{x}", "The better one is {x}", "I liked how {x} reads.", "{x} - clear\n{y} - vague\n\n{x}",
+    "{x} - clear\n{y} - vague",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("annotator", [a.id for a in POOL.annotators if a.parser == "label"])
+def test_the_two_labels_are_read_alike(annotator: str) -> None:
+    """No phrase favours a label: with the labels exchanged every verdict turns around, and nothing else changes."""
+    parser = POOL.annotator(annotator).reader
+    one, two = parser.form.first, parser.form.second
+    for phrase in PHRASES:
+        said = [
+            coded(parser, f"{parser.form.delimiter} {phrase}".lstrip().format(x=x, y=y), "stop", 1)
+            for x, y in ((one, two), (two, one))
+        ]
+        assert said in (["1", "2"], ["-", "-"]), phrase
 
 
 @pytest.mark.parametrize("annotator", [a.id for a in POOL.annotators])
@@ -56,13 +86,16 @@ def test_an_obedient_reply_is_read_as_meant(annotator: str) -> None:
 @pytest.mark.parametrize("annotator", [a.id for a in POOL.annotators])
 def test_both_verdicts_for_one_pair_are_none(annotator: str) -> None:
     parser = POOL.annotator(annotator).reader
-    both = f"{parser.form.fill(True, 'x', 1)}\n{parser.form.fill(False, 'x', 1)}"
-    assert parser.read(both, "stop", 1)[0].outcome is Outcome.UNPARSEABLE
+    for order in (True, False):
+        both = f"{parser.form.fill(order, 'x', 1)}\n{parser.form.fill(not order, 'x', 1)}"
+        assert parser.read(both, "stop", 1)[0].outcome is Outcome.UNPARSEABLE
 
 
 PIECES = [
     "{", "}", "[[", "**", ",", "A", "B", "m", "M", '"first_is_better":', "true", "false", '"pair": 1', "\n", "1.", "2)",
-    "Pair 3:", "(a)", "Output (b)", "Verdict:", "Better:", "[1]", "one", '\\"', "İ", "\x00", "１.", "9" * 50,
+    "Pair 3:", "(a)", "Output (b)", "Verdict:", "Better:", "[1]", "one", '\\"', "İ", "\x00", "１.", "9" * 50, "0:",
+    "<think>", "</think>", "<|channel|>final", "<|message|>", "\\boxed{", "is better than", "I prefer", "because",
+    "first", "the second", "but", "wait", "sorry", "```", "|", "slot 2", "\u2028", "\ud800", "_", "over", "> (b)", "\r",
 ]  # fmt: skip
 hostile = st.one_of(st.text(max_size=300), st.lists(st.sampled_from(PIECES), max_size=40).map(" ".join))
 
@@ -74,12 +107,30 @@ def test_parsers_never_raise_and_account_for_every_pair(text: str, finish: str, 
         verdicts = a.reader.read(text, finish, count)
         assert len(verdicts) == count
         assert all((v.first is not None) == (v.outcome is Outcome.DECIDED) for v in verdicts)
+        assert {v.outcome for v in verdicts} <= {Outcome.DECIDED, *CODES.values()}
 
 
-@pytest.mark.parametrize("bomb", ["{" * 50_000, '{"a":' * 20_000, "[" * 50_000, "1. " * 20_000, "Verdict: " * 20_000])
-def test_hostile_bulk_is_read_quickly(bomb: str) -> None:
+@given(text=hostile)
+@settings(max_examples=100, deadline=None)
+def test_what_follows_reasoning_is_read_as_if_it_stood_alone(text: str) -> None:
     for a in POOL.annotators:
-        assert all(v.outcome is Outcome.UNPARSEABLE for v in a.reader.read(bomb, "stop", a.batch))
+        assert a.reader.read(f"<think>{a.reader.form.fill(True, 'x', 1)}\n</think>{text}") == a.reader.read(
+            f"</think>{text}"
+        )
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        "{" * 50_000, '{"a":' * 20_000, "[" * 50_000, "1. " * 20_000, "Verdict: " * 20_000, "(a) is better. " * 3_000,
+        "the answer is " * 4_000, "so, " * 12_000, "prefer " * 8_000, "<think>" * 7_000, "- " * 25_000,
+        "1: [1] " * 7_000, '"pair": 1, "first_is_better": ' * 2_000,
+    ],
+)  # fmt: skip
+def test_hostile_bulk_is_no_verdict(bomb: str) -> None:
+    """And is read in linear time: a quadratic pattern would take minutes here."""
+    for a in POOL.annotators:
+        assert not [v for v in a.reader.read(bomb, "stop", a.batch) if v.outcome is Outcome.REFUSED]
 
 
 @pytest.mark.parametrize("text", ["A", "A or B or C or D", "A or A", "<n> <n> A or B", "A or B for <n>"])
@@ -88,22 +139,12 @@ def test_bad_reply_formats_are_refused(text: str) -> None:
         Form.read(text)
 
 
-def test_soft_verdict_is_the_share_of_the_first_label() -> None:
-    parser = POOL.annotator("a04").reader
-    tokens = [{"Output": 0.0}, {" (": 0.0}, {"a": math.log(0.72), "b": math.log(0.24), "c": math.log(0.04)}, {")": 0.0}]
-    assert parser.soft(tokens) == pytest.approx(0.75)
-
-
-@pytest.mark.parametrize(
-    "top",
-    [
-        None,
-        [],
-        [{"Output": 0.0}],
-        [{"a": math.log(0.6), "b": math.log(0.2)}],  # a fifth of the mass unseen
-        [{"a": math.log(0.95)}],  # the other label absent: not certainty, unknown
-        [{"a": float("nan"), "b": 0.0}],
-    ],
-)
-def test_no_soft_verdict_without_both_labels(top: list[dict[str, float]] | None) -> None:
-    assert POOL.annotator("a04").reader.soft(top) is None
+def test_labels_of_a_pool_of_ones_own() -> None:
+    left = Parser(Form.read("Choice: left or right"), "label", ("links",), ("rechts",))
+    assert not left.clashes()
+    assert coded(left, "Choice: LEFT because it is short", "stop", 1) == "1"
+    assert coded(left, "rechts", "stop", 1) == "2"
+    assert coded(left, "Right, but left is better.", "stop", 1) == "-"
+    assert Parser(Form.read("A or B"), "label", ("b",)).clashes()
+    assert Parser(Form.read("A or B"), "label", (), ("Response A",)).clashes()
+    assert Grammar("yes", "no").statement("No, it is not.") is not None

@@ -173,7 +173,8 @@ def test_a_wrong_token_is_refused(server: tuple[str, str], value: str) -> None:
     status, body = call(server, CHAT, GOOD, Authorization=value)
     assert status == 401
     assert body["error"]["code"] == "invalid_api_key"
-    assert call(server, "/v1/models", Authorization=value)[0] == 401
+    for path in ("/v1/models", "/v1/farm/ledger", "/v1/files", "/v1/batches"):
+        assert call(server, path, Authorization=value)[0] == 401
 
 
 @pytest.mark.parametrize(

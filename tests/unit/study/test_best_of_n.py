@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 
 from farm.errors import DataError
-from farm.study.best_of_n import best_of_n_curve, best_of_n_kl, best_of_n_weights, kl_upper_bound
+from farm.study.best_of_n import (
+    best_of_n_curve,
+    best_of_n_exact_kl,
+    best_of_n_kl,
+    best_of_n_law,
+    best_of_n_weights,
+    kl_upper_bound,
+)
 
 R = np.random.default_rng(0)
 PROXY, GOLD = R.normal(size=(5, 8)), R.normal(size=(5, 8))
@@ -104,3 +111,73 @@ def test_kl_estimator_at_the_edges():
     assert best_of_n_kl(np.array([-3.0]), 1) == pytest.approx([0.0], abs=1e-12)
     with pytest.raises(DataError):
         kl_upper_bound(0)
+
+
+# Enumerable examples: 100 and 10,000 equally likely outputs, 1,000 with Zipf probabilities; rewards all different.
+UNIFORM, LARGE = np.full(100, 0.01), np.full(10_000, 1e-4)
+ZIPF = 1 / np.arange(1, 1001)
+ZIPF = ZIPF / ZIPF.sum()
+
+
+def estimated(p: np.ndarray, rewards: np.ndarray, n: int) -> float:
+    """The estimator's expectation: averaged over the exact law of what is selected."""
+    return float(best_of_n_law(p, rewards, n) @ best_of_n_kl(np.log(p), n))
+
+
+@pytest.mark.parametrize(
+    ("p", "n", "exact", "estimate", "bound"),
+    [
+        (UNIFORM, 256, 4.31, 4.33, 4.55),
+        (UNIFORM, 1024, 4.61, 4.61, 5.93),
+        (LARGE, 16, 1.835, 1.835, 1.835),
+        (LARGE, 256, 4.549, 4.549, 4.549),
+        (LARGE, 1024, 5.932, 5.932, 5.932),
+    ],
+)
+def test_exact_kl_estimator_and_bound_match_the_reference_numbers(p, n, exact, estimate, bound):
+    rewards = np.random.default_rng(0).permutation(len(p)).astype(float)
+    assert best_of_n_exact_kl(p, rewards, n) == pytest.approx(exact, rel=0.01)
+    assert estimated(p, rewards, n) == pytest.approx(estimate, rel=0.01)
+    assert kl_upper_bound(n) == pytest.approx(bound, rel=0.01)
+    assert best_of_n_exact_kl(p, rewards, n) <= kl_upper_bound(n) + 1e-9
+
+
+def test_with_unequal_probabilities_kl_depends_on_which_output_is_best():
+    ranks = [np.random.default_rng(s).permutation(1000).astype(float) for s in range(101)]
+    exact = np.array([best_of_n_exact_kl(ZIPF, r, 1024) for r in ranks])
+    assert np.median(exact) == pytest.approx(5.84, rel=0.01)  # the reference, for one ranking drawn at random
+    assert exact.max() < kl_upper_bound(1024) < 5.94
+    assert exact.min() < 4.5  # the likeliest output is best: little to gain by selection
+    assert np.array([estimated(ZIPF, r, 1024) for r in ranks]) == pytest.approx(exact, abs=0.03)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 40])
+def test_the_exact_law_is_what_simulation_shows(n: int):
+    random = np.random.default_rng(1)
+    p, rewards = np.array([0.5, 0.2, 0.2, 0.1]), np.array([1.0, 3.0, 3.0, 2.0])
+    law = best_of_n_law(p, rewards, n)
+    assert law.sum() == pytest.approx(1)
+    draws = random.choice(4, p=p, size=(40_000, n))
+    best = rewards[draws].max(axis=1)[:, None]
+    first = np.argmax(rewards[draws] == best, axis=1)
+    seen = np.bincount(draws[np.arange(len(draws)), first], minlength=4) / len(draws)
+    assert law == pytest.approx(seen, abs=0.012)
+    assert law[1] == pytest.approx(law[2])
+
+
+def test_an_impossible_distribution_is_refused():
+    with pytest.raises(DataError, match="sum to 1"):
+        best_of_n_law(np.array([0.5, 0.4]), np.array([1.0, 2.0]), 2)
+    with pytest.raises(DataError, match="finite"):
+        best_of_n_law(np.array([0.5, 0.5]), np.array([1.0, np.nan]), 2)
+    with pytest.raises(DataError, match="one of each"):
+        best_of_n_law(np.array([1.0]), np.array([1.0, 2.0]), 2)
+
+
+def test_nan_rewards_are_refused_before_any_curve():
+    broken = PROXY.copy()
+    broken[2, 3] = np.nan
+    with pytest.raises(DataError, match=r"proxy scores: nan at position \(2, 3\)"):
+        best_of_n_curve(broken, GOLD, PROMPTS, [2], seed=0)
+    with pytest.raises(DataError, match="gold scores"):
+        best_of_n_curve(PROXY, broken, PROMPTS, [2], seed=0)

@@ -1,0 +1,61 @@
+"""Group commits: rows of all workers collected and written by one thread, off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+from farm.annotate.ledger import Call, End, Ledger
+
+GROUP = 256  # rows per commit at most
+
+
+class Writer:
+    """Commits what workers hand in, as one transaction per group: durability costs one disk sync per group."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self._queue: asyncio.Queue[tuple[Call | End | None, asyncio.Future[int | None]]] = asyncio.Queue()
+
+    async def sent(self, call: Call) -> int | None:
+        """Write a call down before it is sent; its attempt id, or None where the budget does not hold it."""
+        return await self._put(call)
+
+    async def ended(self, end: End) -> None:
+        await self._put(end)
+
+    def note(self, end: End) -> None:
+        """Hand in without waiting; ``stop`` waits for it."""
+        self._put(end)
+
+    async def stop(self) -> None:
+        """Returns when everything handed in is committed."""
+        await self._put(None)
+
+    def _put(self, row: Call | End | None) -> asyncio.Future[int | None]:
+        done: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait((row, done))
+        return done
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1) as thread:
+            stopping = False
+            while not stopping:
+                group = [await self._queue.get()]
+                while len(group) < GROUP and not self._queue.empty():
+                    group.append(self._queue.get_nowait())
+                stopping = any(row is None for row, _ in group)
+                calls = [(row, done) for row, done in group if isinstance(row, Call)]
+                ends = [row for row, _ in group if isinstance(row, End)]
+                try:
+                    ids = await loop.run_in_executor(thread, self.ledger.exchange, ends, [c for c, _ in calls])
+                except Exception as e:  # disk full, for one: every waiting worker must hear of it
+                    for _, done in group:
+                        if not done.done():
+                            done.set_exception(e)
+                    continue
+                attempts = {done: id for (_, done), id in zip(calls, ids, strict=True)}
+                for _, done in group:
+                    if not done.done():
+                        done.set_result(attempts.get(done))

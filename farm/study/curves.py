@@ -1,0 +1,221 @@
+"""Curves of several training seeds together: their mean with intervals, where gold peaks, and what KL a gain costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from farm.errors import DataError
+from farm.evaluate.intervals import Array, over_seeds
+from farm.records import Estimate, Record
+from farm.study.overoptimization import PromptCurve, cross_fitted
+from farm.study.resample import Draws, bootstrap
+
+
+class Band(Record):
+    """One point of the mean curve: proxy and gold with intervals over instructions and seeds; KL averaged over seeds,
+    in nats per sequence, ``kl_bound`` the formula log n - (n - 1)/n for best-of-n, an upper bound and nothing more."""
+
+    method: str
+    x_name: str
+    x: float
+    kl: float | None
+    kl_bound: float | None = None
+    proxy: Estimate
+    gold: Estimate
+    tokens: float | None = None
+    seeds: int
+
+
+class Peak(Record):
+    """Where the gold of one method peaks, over its seeds.
+
+    ``x`` and ``kl`` are those of the highest point of every seed's mean curve, averaged; ``gain`` and ``fall`` (gold
+    at the peak minus at the start, and minus at the end) are cross-fitted: the peak is chosen on other instructions
+    than it is measured on, so that noise is not mistaken for a peak. ``proxy_gain`` is end minus start.
+    """
+
+    method: str
+    seeds: tuple[int, ...]
+    x_name: str
+    x: Estimate
+    kl: Estimate
+    gain: Estimate
+    fall: Estimate
+    proxy_gain: Estimate
+
+
+class Shift(Record):
+    """What a change does to the peak: ``name`` minus ``against``, paired by seed and instruction."""
+
+    name: str
+    against: str
+    question: str
+    peak_kl: Estimate
+    peak_gold: Estimate
+    end_gold: Estimate
+    fall: Estimate
+
+
+def bands(curves: Sequence[PromptCurve], *, seed: int) -> list[Band]:
+    """The mean of one method's curves, point by point; points that not every seed reached are left out."""
+    from farm.study.best_of_n import kl_upper_bound
+
+    common = sorted(set.intersection(*({p.x for p in c.curve.points} for c in curves)))
+    out = []
+    for x in common:
+        rows = [next(k for k, p in enumerate(c.curve.points) if p.x == x) for c in curves]
+        points = [c.curve.points[k] for c, k in zip(curves, rows, strict=True)]
+        first = curves[0].curve
+        kls = [p.kl for p in points if p.kl is not None]
+        tokens = [p.mean_tokens for p in points if p.mean_tokens is not None]
+        out.append(
+            Band(
+                method=first.method,
+                x_name=first.x_name,
+                x=x,
+                kl=max(0.0, float(np.mean(kls))) if len(kls) == len(points) else None,
+                kl_bound=kl_upper_bound(x) if first.x_name == "n" else None,
+                proxy=over_seeds([_table(c, c.proxy[k]) for c, k in zip(curves, rows, strict=True)], seed=seed),
+                gold=_gold(curves, rows, seed),
+                tokens=float(np.mean(tokens)) if tokens else None,
+                seeds=len(curves),
+            )
+        )
+    return out
+
+
+def _gold(curves: Sequence[PromptCurve], rows: Sequence[int], seed: int) -> Estimate:
+    tables = [_table(c, c.gold[k]) for c, k in zip(curves, rows, strict=True) if c.gold is not None]
+    if len(tables) < len(curves):
+        return Estimate(value=None, n=0, note="gold was not measured")
+    return over_seeds(tables, seed=seed)
+
+
+def _table(curve: PromptCurve, values: Array) -> dict[str, float]:
+    return dict(zip(curve.prompts, values.tolist(), strict=True))
+
+
+def peak_draws(curves: Sequence[PromptCurve], *, seed: int) -> Draws:
+    """x and KL of the highest gold, with draws. Raises DataError where gold or KL was not measured."""
+    places = []
+    for c in curves:
+        kls = [p.kl for p in c.curve.points]
+        if c.gold is None or any(k is None for k in kls):
+            raise DataError(f"{c.curve.method}, seed {c.curve.seed}: gold or KL was not measured, so no peak is known")
+        places.append(np.array([[p.x, max(p.kl or 0.0, 0.0)] for p in c.curve.points]))
+    return bootstrap(
+        [c.gold for c in curves if c.gold is not None],
+        [c.prompts for c in curves],
+        lambda k, means: places[k][means.argmax(axis=0)].T,
+        seed=seed,
+    )
+
+
+def peak(curves: Sequence[PromptCurve], *, seed: int) -> Peak:
+    """The peak of one method. Raises DataError where gold or KL was not measured."""
+    at = peak_draws(curves, seed=seed)
+    moves = [cross_fitted(c, seed) for c in curves]
+    rise, fall = (over_seeds([_table(c, m[k]) for c, m in zip(curves, moves, strict=True)], seed=seed) for k in (0, 1))
+    return Peak(
+        method=curves[0].curve.method,
+        seeds=tuple(c.curve.seed for c in curves),
+        x_name=curves[0].curve.x_name,
+        x=at.estimate(0),
+        kl=at.estimate(1),
+        gain=rise,
+        fall=fall,
+        proxy_gain=over_seeds([_table(c, c.proxy[-1] - c.proxy[0]) for c in curves], seed=seed),
+    )
+
+
+def shift(
+    changed: Sequence[PromptCurve], base: Sequence[PromptCurve], *, seed: int, name: str, against: str, question: str
+) -> Shift:
+    """How the peak of ``changed`` differs from that of ``base``, curves of the same seeds in the same order.
+
+    Raises DataError when seeds or instructions differ, or gold was not measured.
+    """
+    if [c.curve.seed for c in changed] != [c.curve.seed for c in base]:
+        raise DataError(f"{name} and {against} have different seeds, so their shift cannot be paired")
+    pairs = list(zip(changed, base, strict=True))
+    if any(a.prompts != b.prompts for a, b in pairs):
+        raise DataError(f"{name} and {against} were measured on different instructions")
+    moves = [(cross_fitted(a, seed), cross_fitted(b, seed)) for a, b in pairs]
+
+    def paired(k: int) -> list[dict[str, float]]:
+        return [_table(a, m[k] - n[k]) for (a, _), (m, n) in zip(pairs, moves, strict=True)]
+
+    def level(curve: PromptCurve, move: tuple[Array, ...]) -> Array:
+        assert curve.gold is not None
+        out: Array = curve.gold[0] + move[0]
+        return out
+
+    def last(curve: PromptCurve) -> Array:
+        assert curve.gold is not None
+        out: Array = curve.gold[-1]
+        return out
+
+    tops = [_table(a, level(a, m) - level(b, n)) for (a, b), (m, n) in zip(pairs, moves, strict=True)]
+    return Shift(
+        name=name,
+        against=against,
+        question=question,
+        peak_kl=peak_draws(changed, seed=seed).minus(peak_draws(base, seed=seed)).estimate(1),
+        peak_gold=over_seeds(tops, seed=seed),
+        end_gold=over_seeds([_table(a, last(a) - last(b)) for a, b in pairs], seed=seed),
+        fall=over_seeds(paired(1), seed=seed),
+    )
+
+
+class Spending(Record):
+    """KL in nats that two methods pay for the same proxy gain (in standard deviations of the reward under SFT)."""
+
+    gain: float
+    first: str
+    second: str
+    first_kl: Estimate
+    second_kl: Estimate
+    difference: Estimate
+
+
+def kl_at_gain(curves: Sequence[PromptCurve], gain: float, *, seed: int) -> Draws:
+    """KL at which the proxy has first risen by ``gain``, between points interpolated; infinite where it never does."""
+    kls = [np.array([max(p.kl or 0.0, 0.0) for p in c.curve.points]) for c in curves]
+
+    def statistic(k: int, means: Array) -> Array:
+        rise = np.maximum.accumulate(means - means[0], axis=0)
+        out = np.full((1, means.shape[1]), np.inf)
+        for b in range(means.shape[1]):
+            if rise[-1, b] >= gain:
+                at = int(np.argmax(rise[:, b] >= gain))
+                low, high = rise[max(at - 1, 0), b], rise[at, b]
+                share = (gain - low) / (high - low) if high > low else 1.0
+                out[0, b] = kls[k][max(at - 1, 0)] + share * (kls[k][at] - kls[k][max(at - 1, 0)])
+        return out
+
+    return bootstrap([c.proxy for c in curves], [c.prompts for c in curves], statistic, seed=seed)
+
+
+def spending(
+    first: Sequence[PromptCurve], second: Sequence[PromptCurve], gains: Sequence[float], *, seed: int
+) -> list[Spending]:
+    """KL of both methods at every proxy gain that both reach on average; they may be measured on other instructions."""
+    out = []
+    for gain in gains:
+        a, b = kl_at_gain(first, gain, seed=seed), kl_at_gain(second, gain, seed=seed)
+        if not (np.isfinite(a.value[0]) and np.isfinite(b.value[0])):
+            continue
+        gap = Draws(a.value - b.value, a.draws - b.draws, min(a.n, b.n), min(a.seeds, b.seeds))
+        out.append(
+            Spending(
+                gain=gain,
+                first=first[0].curve.method,
+                second=second[0].curve.method,
+                first_kl=a.estimate(0),
+                second_kl=b.estimate(0),
+                difference=gap.estimate(0),
+            )
+        )
+    return out

@@ -1,0 +1,36 @@
+"""Thirty texts that must come out as text."""
+
+from __future__ import annotations
+
+HOSTILE = (
+    "<script>document.title='owned'</script>",
+    "<img src=x onerror=\"document.title='owned'\">",
+    "<svg onload=document.title='owned'>",
+    "</div></section></main><h1>owned</h1>",
+    "</textarea><script>document.title='owned'</script>",
+    "<iframe src=\"javascript:document.title='owned'\"></iframe>",
+    "<a href=\"javascript:document.title='owned'\">click</a>",
+    "<style>body { display: none }</style>",
+    "<meta http-equiv=refresh content='0;url=http://example.invalid/'>",
+    "<base href='http://example.invalid/'>",
+    "<link rel=stylesheet href=http://example.invalid/x.css>",
+    '<form action="http://example.invalid/"><input name=x></form>',
+    "<!-- comment -- > --> <b>after</b>",
+    "<![CDATA[ <b>x</b> ]]>",
+    "&lt;b&gt;already escaped&lt;/b&gt; &amp;amp; &#60;script&#62;",
+    '" onmouseover="document.title=\'owned\'" x="',
+    "' onfocus='document.title=1' autofocus='",
+    "{{ 7 * 7 }} {% for x in y %} ${7*7} #{7*7} <%= 7*7 %>",
+    "javascript:alert(1)",
+    "]]>'\"`;</script>--><script>/*",
+    "\u202eevil text turned around\u202c and back",
+    "\u2066isolate\u2069 \u200f mark \u061c mark",
+    "\u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd, left to right again, \u0645\u0631\u062d\u0628\u0627",
+    "a" * 20_000,
+    "<b>word</b> " * 1_700,
+    "bell \x07 escape \x1b[31m nul \x00 delete \x7f next line \x85",
+    "zero\u200bwidth\ufeff and soft\u00adhyphen, line\u2028separator, tag \U000e0041",
+    "e\u0301\u0302\u0303" * 60 + " stacked",
+    "line one\nline two\r\nline three\ttab\n\n\n   spaces   kept",
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467 family, \u5de6\u306f\u53f3, \U0001d54f, \ufffd",
+)

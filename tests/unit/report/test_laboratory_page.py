@@ -1,0 +1,123 @@
+"""The laboratory's page, charts and terminal lines: every part appears, hostile text stays text, plots are files."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from farm.errors import DataError
+from farm.records import CurvePoint, Estimate, RewardCurve
+from farm.report import overoptimization as report
+from farm.report.overoptimization_charts import save
+from farm.report.page import render
+from farm.study import curves, fits, warning
+from farm.study.crossing import crossed
+from farm.study.overoptimization import PromptCurve, verdict
+
+PROMPTS = tuple(f"i{k}" for k in range(20))
+D = np.linspace(0, 2.4, 11)
+
+
+def curve(method: str, x_name: str, seed: int, peak: float = 1.2) -> PromptCurve:
+    random = np.random.default_rng(seed)
+    gold = (0.5 * (1 - ((D - peak) / peak) ** 2))[:, None] + random.normal(0, 0.05, size=(len(D), len(PROMPTS)))
+    proxy = D[:, None] + np.zeros(len(PROMPTS))
+    points = tuple(
+        CurvePoint(x=float(k + 1), proxy=float(d), gold=float(g.mean()), kl=float(d * d), n=len(PROMPTS))
+        for k, (d, g) in enumerate(zip(D, gold, strict=True))
+    )
+    return PromptCurve(RewardCurve(method=method, seed=seed, x_name=x_name, points=points), PROMPTS, proxy, gold)
+
+
+@pytest.fixture(scope="module")
+def numbers() -> report.Numbers:
+    pool = [curve("best-of-n: base", "n", s) for s in range(3)]
+    more = [curve("best-of-n: <b>more</b>", "n", s, 1.6) for s in range(3)]
+    rl = [curve("ppo", "step", s) for s in range(3)]
+    cells = {(t, e): pool for t in ("population", "single") for e in ("same", "independent")}
+    traces = [warning.Trace("a", s, "n", D, -np.abs(D - 1.2), {"KL spent": D * D, "proxy gap": D}) for s in range(3)]
+    return report.Numbers(
+        farm_version="0",
+        recipe="lab",
+        seeds=(0, 1, 2),
+        gold="the offline world",
+        pool_instructions=20,
+        pool_size=11,
+        curve_instructions=20,
+        bands=tuple(b for c in (pool, more, rl) for b in curves.bands(c, seed=0)),
+        peaks=tuple(curves.peak(c, seed=0) for c in (pool, more, rl)),
+        verdicts=(verdict(pool, seed=0), verdict(rl, seed=0)),
+        fits=(fits.fit(pool, seed=0), fits.fit(rl, seed=0)),
+        spending=tuple(curves.spending(pool, rl, [1.0], seed=0)),
+        shifts=(curves.shift(more, pool, seed=0, name="more", against="base", question="More preferences:"),),
+        crossings=(crossed(cells, dict.fromkeys(cells, "j"), method="best-of-n", seed=0),),
+        reliability=tuple(warning.validate(traces, seed=0)),
+        marks=tuple(warning.marks(traces)),
+        models=(
+            report.ModelRow(
+                reward="base",
+                n_train=100,
+                accuracy=Estimate(value=0.6, ci95_low=0.5, ci95_high=0.7, n=50),
+                longer_wins=Estimate(value=0.55, n=50),
+            ),
+        ),
+        drifts=(
+            report.Drift(
+                method="ppo", where="end", x=40, proxy=2, gold=-1.0, tokens=30, repeats=0.4, terms={"polite": 0.4}
+            ),
+        ),
+        examples=(
+            report.Example(
+                method="ppo", instruction="<script>x</script>", where="end", text="very very very", proxy=3.0, gold=-1.0
+            ),
+        ),
+        notes=("Simulated.",),
+    )
+
+
+def test_the_page_has_every_part_and_escapes_hostile_text(numbers):
+    text = render(report.page(numbers))
+    for title in ("Curves", "Laws", "What moves the peak", "Noise, or another judge?", "Warning light",
+                  "What is exploited", "Reward models"):  # fmt: skip
+        assert f">{title}<" in text
+    assert "<script>x" not in text
+    assert "&lt;script&gt;x" in text
+    assert "<b>more" not in text
+    assert text.count("<svg") >= 4
+    assert "KL paid for the same proxy gain" in text
+
+
+def test_parts_that_were_not_measured_are_left_out(numbers):
+    bare = numbers.model_copy(
+        update=dict.fromkeys(
+            ("fits", "shifts", "crossings", "reliability", "marks", "drifts", "models", "spending", "verdicts"), ()
+        )
+    )
+    text = render(report.page(bare))
+    assert ">Curves<" in text
+    assert ">Laws<" not in text
+    assert ">Warning light<" not in text
+
+
+def test_numbers_survive_a_round_trip_and_a_broken_file_is_named(numbers, tmp_path):
+    path = tmp_path / "numbers.json"
+    path.write_text(numbers.model_dump_json())
+    assert report.read(path) == numbers
+    path.write_text('{"recipe": 1}')
+    with pytest.raises(DataError, match=r"numbers\.json"):
+        report.read(path)
+
+
+def test_findings_say_what_moved_and_where_it_came_from(numbers):
+    found = "\n".join(p.text for p in report.findings(numbers))
+    assert "More preferences: more against base: the gold peak is" in found
+    assert "its KL larger" in found
+    assert "Warning light:" in found
+    assert "best-of-n: base" in report.terminal(numbers)
+
+
+def test_charts_are_written_as_vectors(numbers, tmp_path):
+    files = save(tmp_path / "plots", report.drawn(numbers))
+    assert {f.name for f in files} >= {"gold.svg", "gold.pdf", "proxy.svg", "shifts.pdf", "kl.svg", "rewards.svg"}
+    for f in files:
+        assert f.read_bytes()[:4] == (b"%PDF" if f.suffix == ".pdf" else b"<svg")

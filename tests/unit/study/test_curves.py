@@ -1,0 +1,106 @@
+"""Peaks, shifts and KL budgets of curves over seeds: what was planted is found, paired where it can be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from farm.errors import DataError
+from farm.records import CurvePoint, RewardCurve
+from farm.study import curves
+from farm.study.overoptimization import PromptCurve
+from farm.study.resample import bootstrap
+
+D = np.linspace(0, 2.4, 13)
+PROMPTS = tuple(f"i{k}" for k in range(40))
+
+
+def curve(peak: float, height: float, seed: int, method: str = "m", noise: float = 0.2, kl: float = 1.0) -> PromptCurve:
+    """Gold with its peak at d = ``peak``, proxy d, KL ``kl`` * d^2; noise is the same for the same seed and prompt."""
+    random = np.random.default_rng(seed)
+    gold = (
+        height * (1 - ((D - peak) / peak) ** 2)[:, None]
+        + random.normal(0, noise, len(PROMPTS))
+        + 0.02 * random.normal(size=(len(D), len(PROMPTS)))
+    )
+    proxy = D[:, None] + random.normal(0, noise, len(PROMPTS))
+    points = tuple(
+        CurvePoint(x=2.0**k, proxy=float(p.mean()), gold=float(g.mean()), kl=float(kl * d * d), n=len(PROMPTS))
+        for k, (d, p, g) in enumerate(zip(D, proxy, gold, strict=True))
+    )
+    return PromptCurve(RewardCurve(method=method, seed=seed, x_name="n", points=points), PROMPTS, proxy, gold)
+
+
+def test_the_peak_is_found_with_an_interval_around_it():
+    p = curves.peak([curve(1.2, 0.5, s) for s in range(3)], seed=0)
+    assert p.kl.value == pytest.approx(1.44, abs=0.3)
+    assert p.kl.ci95_low <= 1.44 <= p.kl.ci95_high
+    assert p.gain.value == pytest.approx(0.5, abs=0.03)
+    assert p.fall.ci95_low > 0
+    assert p.proxy_gain.value == pytest.approx(2.4)
+
+
+def test_a_shift_is_paired_so_shared_noise_cancels():
+    base = [curve(1.2, 0.5, s) for s in range(3)]
+    moved = [curve(1.8, 0.6, s) for s in range(3)]
+    s = curves.shift(moved, base, seed=0, name="more", against="less", question="")
+    assert s.peak_gold.value == pytest.approx(0.1, abs=0.02)
+    assert s.peak_gold.ci95_high - s.peak_gold.ci95_low < 0.06  # single levels scatter by 0.2 / sqrt(40)
+    assert s.peak_kl.ci95_low > 0
+    assert s.peak_kl.value == pytest.approx(1.8**2 - 1.2**2, abs=0.5)
+    assert s.fall.ci95_high < 0
+    nothing = curves.shift(base, base, seed=0, name="a", against="a", question="")
+    assert (nothing.peak_kl.value, nothing.peak_gold.value, nothing.fall.value) == (0, 0, 0)
+
+
+def test_shifts_between_other_seeds_or_prompts_are_refused():
+    base = [curve(1.2, 0.5, s) for s in range(2)]
+    with pytest.raises(DataError, match="different seeds"):
+        curves.shift(base[:1], base, seed=0, name="a", against="b", question="")
+    other = PromptCurve(base[1].curve, tuple(f"j{k}" for k in range(40)), base[1].proxy, base[1].gold)
+    with pytest.raises(DataError, match="different instructions"):
+        curves.shift([base[0], other], base, seed=0, name="a", against="b", question="")
+
+
+def test_a_peak_needs_gold_and_kl():
+    bare = curve(1.2, 0.5, 0)
+    with pytest.raises(DataError, match="not measured"):
+        curves.peak([PromptCurve(bare.curve, bare.prompts, bare.proxy, None)], seed=0)
+
+
+def test_kl_for_the_same_proxy_gain():
+    cheap = [curve(1.2, 0.5, s) for s in range(3)]
+    dear = [curve(1.2, 0.5, s, method="rl", kl=4.0) for s in range(3)]
+    found = curves.spending(cheap, dear, [0.5, 1.0, 99.0], seed=0)
+    assert [s.gain for s in found] == [0.5, 1.0]  # 99 is out of reach
+    for s in found:
+        assert s.first_kl.value == pytest.approx(s.gain**2, abs=0.03)
+        assert s.second_kl.value == pytest.approx(4 * s.gain**2, abs=0.1)
+        assert s.difference.ci95_high < 0
+
+
+def test_bands_average_seeds_and_carry_the_bound_only_for_best_of_n():
+    several = [curve(1.2, 0.5, s) for s in range(3)]
+    rows = curves.bands(several, seed=0)
+    assert [b.x for b in rows] == [2.0**k for k in range(13)]
+    assert rows[3].gold.value == pytest.approx(np.mean([c.gold[3].mean() for c in several]))
+    assert rows[3].kl_bound == pytest.approx(np.log(8) - 7 / 8)
+    assert all(b.gold.ci95_low < b.gold.value < b.gold.ci95_high for b in rows)
+
+
+def test_bootstrap_of_a_mean_agrees_with_the_two_way_interval():
+    from farm.evaluate.intervals import two_way
+
+    random = np.random.default_rng(3)
+    data = random.normal(size=(3, 50)) + random.normal(0, 0.3, size=(3, 1))
+    ids = [[f"i{k:02d}" for k in range(50)]] * 3
+    ours = bootstrap([row[None] for row in data], ids, lambda k, means: means, seed=1).estimate(0)
+    theirs = two_way(data, seed=1)
+    assert (ours.value, ours.ci95_low, ours.ci95_high) == pytest.approx(
+        (theirs.value, theirs.ci95_low, theirs.ci95_high), abs=0.01
+    )
+
+
+def test_a_bootstrap_refuses_nan():
+    with pytest.raises(DataError, match="finite"):
+        bootstrap([np.array([[1.0, np.nan]])], [["a", "b"]], lambda k, means: means, seed=0)
