@@ -32,7 +32,7 @@ def run(study: recipe.Recipe, folder: Path, until: str = "report") -> str:
     start = time.perf_counter()
     with runs.locked(folder), workers.pool(study.compute.jobs, study.compute.threads) as each:
         this = Run(folder.resolve(), study)
-        this.begin()
+        this.begin(stages.planned(this))
         for stage, steps in _line(this, each):
             fresh = [s for s in steps if s.fresh]
             this.note(stage, steps, time.perf_counter() - start)

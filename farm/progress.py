@@ -11,8 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from farm import runs
+
 JSON_ENV = "FARM_JSON_PROGRESS"  # set: JSON lines about judging even on a terminal; worker processes inherit it
 _EVERY = 10.0  # seconds between lines
+_NOTED = 1.0  # seconds between notes in the step's folder
 _RECENT = 15.0  # seconds over which a rate is taken
 
 
@@ -38,6 +41,7 @@ class Progress:
     """``progress(done, total, figures)`` shows nothing for work that ends within two seconds.
 
     Worker processes write whole lines even on a terminal, where bars of several processes would tear each other.
+    Within a step, how far it is also goes into the step's folder every second, for ``farm watch``.
     """
 
     def __init__(self, title: str, *, bar: bool = False) -> None:
@@ -47,9 +51,11 @@ class Progress:
         self.draws = bar and sys.stderr.isatty() and JSON_ENV not in os.environ
         self._recent: deque[tuple[float, int]] = deque([(self.start, 0)])
         self._drawn = False
+        self._folder, self._noted = runs.making(), self.start
 
     def __call__(self, done: int, total: int, figures: Mapping[str, float] | None = None) -> None:
         now = time.monotonic()
+        self._note(now, done, total, figures or {})
         if self.draws:
             self._draw(done, total, figures or {}, now)
         elif now - self.last >= _EVERY:
@@ -59,6 +65,7 @@ class Progress:
     def judged(self, now: Judging) -> None:
         """The annotation engine's form: one live line on a terminal, one JSON object per line elsewhere."""
         at = time.monotonic()
+        self._note(at, now.done, now.total, now.outcomes)
         if at - self._recent[-1][0] >= 0.5:
             self._recent.append((at, now.done))
             while at - self._recent[0][0] > _RECENT and len(self._recent) > 2:
@@ -76,6 +83,12 @@ class Progress:
             say(_judging(self.title, now, rate, left))
         else:
             say(_judging_json(self.title, now, rate, left, at - self.start))
+
+    def _note(self, now: float, done: int, total: int | None, figures: Mapping[str, float]) -> None:
+        if self._folder is not None and now - self._noted >= _NOTED:
+            self._noted = now
+            told = {"title": self.title, "done": done, "total": total, "figures": dict(figures)}
+            runs.note_progress(self._folder, told | {"elapsed": round(now - self.start, 3)})
 
     def _draw(self, done: int, total: int, figures: Mapping[str, float], now: float) -> None:
         if self.bar is None:

@@ -14,6 +14,7 @@ import json
 import os
 import resource
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,10 +28,13 @@ from farm.seeds import digest
 
 RESUME = "resume"
 _MEANT = "meant.json"
+NOW = "now.json"  # in a step's partial folder: how far it is (``note_progress``)
+SO_FAR = "so_far.json"  # in ``resume``: a method's curve as far as it is measured
+HOLDER = ".holder.json"  # in the run folder: which process works or last worked in it, and how it ended
 FORMAT = 1  # raised when the meaning of files in a run folder changes, so that old steps are redone
 
-
 _lending: ContextVar[tuple[Path, tuple[Path, ...]] | None] = ContextVar("lending", default=None)
+_making: ContextVar[Path | None] = ContextVar("making", default=None)
 
 
 @dataclass(frozen=True)
@@ -82,9 +86,14 @@ def perform(
         _clear(partial, expected)
     except OSError as e:
         raise RunError(f"{partial}: cannot be written ({e.strerror}); choose another folder with --out") from e
-    work(partial)
+    token = _making.set(partial)
+    try:
+        work(partial)
+    finally:
+        _making.reset(token)
     shutil.rmtree(partial / RESUME, ignore_errors=True)
     (partial / _MEANT).unlink()
+    (partial / NOW).unlink(missing_ok=True)
     seconds, peak = time.perf_counter() - start, peak_memory_mb()
     write_json(
         partial / "step.json",
@@ -147,6 +156,21 @@ def _clear(partial: Path, expected: str) -> None:
     write_json(partial / _MEANT, expected)
 
 
+def making() -> Path | None:
+    """The partial folder of the step that is being made here, if one is."""
+    return _making.get()
+
+
+def note_progress(folder: Path, value: Mapping[str, Any]) -> None:
+    """Say in a step's partial ``folder`` how far it is, for whoever watches: whole or not at all, but not durable."""
+    partial = folder / f"{NOW}.partial"
+    try:
+        partial.write_text(json.dumps({"at": time.time(), **value}), encoding="utf-8")
+        partial.replace(folder / NOW)
+    except OSError:
+        pass  # a full disk will be noticed by the work itself
+
+
 def write_json(path: Path, value: object) -> None:
     """Write pretty JSON atomically and durably."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -181,7 +205,24 @@ def locked(folder: Path) -> Iterator[None]:
             raise RunError(
                 f"{folder}: another farm process is working in this run folder; wait, or choose --out"
             ) from None
-        yield
+        holder = {"pid": os.getpid(), "born": born(os.getpid()), "host": socket.gethostname(), "since": time.time()}
+        write_json(folder / HOLDER, holder)
+        try:
+            yield
+        except BaseException as e:
+            how = "interrupted" if isinstance(e, KeyboardInterrupt) else f"{type(e).__name__}: {e}"[:500]
+            write_json(folder / HOLDER, holder | {"ended": time.time(), "how": how})
+            raise
+        write_json(folder / HOLDER, holder | {"ended": time.time(), "how": "done"})
+
+
+def born(pid: int) -> str | None:
+    """When a process began, in the kernel's ticks since boot, to tell it from a later one with the same number; None
+    where it is gone or the system does not say (only Linux does)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None
 
 
 def file_fingerprint(path: Path) -> str:

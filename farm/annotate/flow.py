@@ -20,6 +20,7 @@ EPISODE = 1.0  # seconds within which further 429s belong to the same episode
 HOLD = 3.0  # seconds before growth is tried again after it did not pay
 PAYS = 0.25  # growth pays when throughput rises by this share of what concurrency rose
 SAFETY = 0.98  # of a stated limit per minute
+_TINY = 1e-6  # seconds, requests or tokens that are none: sums of floats are not exact
 _MARGIN = 0.005  # seconds added to a pause, for clocks that differ
 
 
@@ -38,7 +39,8 @@ class Bucket:
 
     def wait(self, amount: float) -> float:
         """Seconds until ``amount``, or all that the bucket can hold, is there."""
-        return max(0.0, (min(amount, self.size) - self.level()) / self.per_second)
+        lack = min(amount, self.size) - self.level()
+        return lack / self.per_second if lack > _TINY else 0.0
 
     def take(self, amount: float) -> None:
         self._level = self.level() - amount
@@ -98,10 +100,9 @@ class Account:
         async with self._door:  # one at a time and in order: only the first in line watches the clock
             while True:
                 if self.running >= self.limit or self.resume_at == math.inf:
-                    self._freed = asyncio.get_running_loop().create_future()
-                    await self._freed
+                    await self._change(None)
                 elif (wait := self._wait(tokens)) > 0:
-                    await asyncio.sleep(wait)
+                    await self._change(wait)
                 else:
                     break
             self.running += 1
@@ -111,6 +112,11 @@ class Account:
             if self._tokens is not None:
                 self._tokens.take(tokens)
 
+    async def _change(self, timeout: float | None) -> None:
+        """Wait until a call is over, or for so many seconds."""
+        self._freed = asyncio.get_running_loop().create_future()
+        await asyncio.wait([self._freed], timeout=timeout)
+
     def _wait(self, tokens: int) -> float:
         pause = self.paused()
         requests = self._requests.wait(1) if self._requests is not None else 0.0
@@ -119,7 +125,8 @@ class Account:
 
     def paused(self) -> float:
         """Seconds left of a pause that the server asked for."""
-        return max(0.0, self.resume_at - self.clock())
+        left = self.resume_at - self.clock()
+        return left if left > _TINY else 0.0
 
     def hold(self, seconds: float) -> None:
         """Let nobody send for a while: the server is not there."""

@@ -70,7 +70,7 @@ _COLUMNS = {
 
 def table(found: AgreementStudy) -> str:
     """The study as text, shares in percent; intervals and the rest are in ``--json`` and ``--report``."""
-    from farm.study.words import listed
+    from farm.study import words
 
     wide = max(len(r.annotator) for r in found.rows) + 2
     lines = []
@@ -91,14 +91,14 @@ def table(found: AgreementStudy) -> str:
                 + f"{failed:>8}"
             )
     lines.append(
-        f"{found.n_common} common pairs of {found.n_pairs}, {found.n_votes} votes by {found.n_people} people, "
+        f"{found.n_common} common pairs of {found.n_pairs}, {found.n_votes} votes by {words.people(found.n_people)}, "
         f"{found.n_skipped} without a verdict; Krippendorff's alpha of the people {_alpha(found.alpha_people)}"
     )
     passed = [t.annotator for t in found.tests if t.passes]
     known = [t for t in found.tests if t.passes is not None]
     if known:
         epsilon = known[0].epsilon
-        who = listed(passed) if passed else "no judge"
+        who = words.listed(passed) if passed else "no judge"
         lines.append(f"alternative annotator test (epsilon {epsilon:g}): {who} may stand in for a person")
     return "\n".join(lines)
 

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> None:
     from farm.annotate import calibrated
     from farm.annotate.pool import load_pool
     from farm.errors import AnnotatorError
-    from farm.study import calibration, calibration_data, held_out
+    from farm.study import calibration, calibration_data, held_out, words
 
     if args.out and args.out.exists():
         raise AnnotatorError(f"{args.out} exists already; it is not overwritten: choose another --out, or remove it")
@@ -38,8 +38,8 @@ def run(args: argparse.Namespace) -> None:
         names = [a.id for a in base.annotators]
         fitted = found.calibration
         about = (
-            f"{base.name}, calibrated on {fitted.n_votes} votes of {fitted.n_people} people on {fitted.n_pairs} pairs "
-            f"({s.about}; seed {args.seed})"
+            f"{base.name}, calibrated on {fitted.n_votes} votes of {words.people(fitted.n_people)} on "
+            f"{fitted.n_pairs} pairs ({s.about}; seed {args.seed})"
         )
         calibrated.write_pool(
             base.folder, args.out, calibration.for_pool(fitted, names), fitted.pool, args.out.name, about
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
 
 def table(found: CalibrationStudy) -> str:
     """The held-out comparison as text."""
-    from farm.study.words import counted
+    from farm.study import words
 
     fitted, held = found.calibration, found.held_out
     lines = [f"{'held-out votes':38}{'people':>8}{'calibrated':>12}{'25% flips':>11}   gain (95%)"]
@@ -69,8 +69,8 @@ def table(found: CalibrationStudy) -> str:
         values = [_number(e) for e in (s.people, s.calibrated, s.uniform)]
         lines.append(f"{s.name:38}{values[0]:>8}{values[1]:>12}{values[2]:>11}   {_interval(s.gain)}, {s.gain.n}")
     lines.append(
-        f"fitted on {fitted.n_votes} votes of {fitted.n_people} people on {fitted.n_pairs} pairs, "
-        f"{counted(found.n_judges, 'judge')}; reported on {held.n_votes} votes on {held.n_pairs} pairs. "
+        f"fitted on {fitted.n_votes} votes of {words.people(fitted.n_people)} on {fitted.n_pairs} pairs, "
+        f"{words.counted(found.n_judges, 'judge')}; reported on {held.n_votes} votes on {held.n_pairs} pairs. "
         "A gain above zero favours calibration."
     )
     return "\n".join(lines)

@@ -82,7 +82,8 @@ def evaluate(args: argparse.Namespace) -> None:
 
     seed = args.seed[-1] if args.seed else 0
     loaded = load(args)
-    material = length_control.read(args.length_control) if args.length_control else None
+    folder = args.length_control or _length_control_beside(args)
+    material = length_control.read(folder) if folder else None
     lengths = args.outputs is not None or material is not None or args.format != "alpaca-eval"
     progress = Progress("win rates", bar=True)
     rows = table.rows(loaded.verdicts, seed=seed, material=material, lengths=lengths, c=args.lc_c, tick=progress)
@@ -114,6 +115,23 @@ def evaluate(args: argparse.Namespace) -> None:
         text = evaluation.render(rows, sources, shown, ratings, [r for _, r in loaded.rejected], about=about)
         write_text(args.report, text)
     _tell(rows, pairs, ratings)
+
+
+def _length_control_beside(args: argparse.Namespace) -> Path | None:
+    """A folder ``length_control`` beside the judgements or one level up, when lengths are wanted and none is named."""
+    from farm.progress import say
+
+    if args.format != "alpaca-eval" or args.outputs is None:
+        return None
+    for parent in (p for file in args.judgements for p in list(file.resolve().parents)[:2]):
+        if (parent / "length_control" / "instruction_difficulty.csv").is_file():
+            say(f"length control: difficulties from {parent / 'length_control'}")
+            return Path(parent / "length_control")
+    say(
+        "length control: difficulties estimated from these models, so that lc cannot be compared with published "
+        "values; --length-control FOLDER names AlpacaEval's"
+    )
+    return None
 
 
 def load(args: argparse.Namespace) -> Loaded:

@@ -32,7 +32,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     p.add_argument("--annotators", metavar="NAMES", help="who labels, separated by commas")
     p.add_argument("--pairs", type=int, metavar="N", help="how many pairs everybody labels (default: all)")
     p.add_argument("--choose", choices=["random", "informative"], default="random", help="which pairs (random)")
-    p.add_argument("--from", dest="part", choices=["evaluate", "cross"], default="evaluate", help="pairs of a run")
+    p.add_argument(
+        "--from",
+        dest="part",
+        choices=["evaluate", "annotate", "cross"],
+        default="evaluate",
+        help="which pairs of a run (evaluate)",
+    )
     p.add_argument("--pairs-file", type=Path, metavar="FILE", help="JSON lines: instruction, first, second, ...")
     p.add_argument("--checks", type=float, default=0.05, metavar="SHARE", help="pairs with a known answer (0.05)")
     p.add_argument("--repeats", type=float, default=0.05, metavar="SHARE", help="pairs shown twice, swapped (0.05)")

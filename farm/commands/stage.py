@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from farm.commands import evaluate
+from farm.commands import annotate, evaluate
 
 if TYPE_CHECKING:
     from farm.recipe import Recipe
@@ -29,6 +29,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         p = declare(commands, name, f"stage {number}: {text}, with the stages before it where they are not done")
         if name == "evaluate":
             evaluate.extend(p)
+        if name == "annotate":
+            annotate.extend(p)
 
 
 def declare(

@@ -20,8 +20,8 @@ class Row(Record):
     ``n`` counts instructions with a verdict, ``judgements`` verdicts, ``ties`` and ``failed`` acts, ``rejected`` rows
     of the file. ``standard_error`` is that of the mean over instructions, or the clustered one where several annotators
     or training seeds are behind the row. ``low_if_failed_lose`` and ``high_if_failed_win`` bound the win rate. ``lc``
-    is the recommended length-controlled value and ``lc_compat`` the one alpaca_eval would publish. ``undecided`` and
-    ``constant`` are shares behind the ``alarms``.
+    is the recommended length-controlled value, ``lc_basis`` says where its difficulties come from; ``lc_compat`` is
+    what alpaca_eval would publish. ``undecided`` and ``constant`` are shares behind the ``alarms``.
     """
 
     annotator: str
@@ -45,6 +45,7 @@ class Row(Record):
     lc_ci95_low: float | None = None
     lc_ci95_high: float | None = None
     lc_n: int = 0
+    lc_basis: str = ""
     lc_compat: float | None = None
     lc_compat_c: float | None = None
     lc_compat_choice: str = ""
@@ -86,6 +87,7 @@ def rows(
         row = _row(v, seed) | _signs(v, panels[v.annotator, v.reference], seed)
         if v.name in joint:
             row |= _joint(joint[v.name], row)
+            row["lc_basis"] = f"difficulty estimated from {len(panels[v.annotator, v.reference])} models"
         elif lengths and material:
             row |= _controlled(v, material, seed, c, row)
         made.append(Row(**row))
@@ -167,6 +169,7 @@ def _controlled(
     found, published = alpaca_lc.lc(v, material, seed=seed), alpaca_lc.lc_compat(v, material, c)
     return {
         **_joint(found.estimate, row, published.note),
+        "lc_basis": "difficulty given" + (", regulariser rows" if len(material.regulariser) else ""),
         "lc_standard_error": _percent(found.standard_error),
         "lc_compat": _percent(published.value),
         "lc_compat_c": published.c,

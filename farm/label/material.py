@@ -13,7 +13,8 @@ from farm.errors import DataError
 from farm.records import Instruction, Judgement, Pair, Response
 from farm.seeds import key
 
-Source = Literal["evaluate", "cross"]
+Source = Literal["evaluate", "annotate", "cross"]
+_STEPS: dict[Source, str] = {"evaluate": "6-evaluate", "annotate": "3-annotate", "cross": "7-study/cross"}
 LONGEST = 200_000  # characters of one text; a page that shows more is of no use to a reader
 _COLUMNS = ("instruction", "input", "first", "second", "answer", "first_policy", "second_policy", "source")
 
@@ -35,14 +36,13 @@ class Material:
 
 
 def from_run(folder: Path, source: Source = "evaluate") -> Material:
-    """The pairs that a run's pool judged: policies against the reference model (``evaluate``), or two samples of the
-    SFT policy (``cross``), in a fixed order. Raises DataError when the run has none."""
-    where = folder / ("6-evaluate" if source == "evaluate" else "7-study/cross")
+    """The pairs that a run's pool judged, in a fixed order: policies against the reference model (``evaluate``), two
+    samples of the SFT policy (``annotate``, which training learns from), or those of them that every annotator judged
+    (``cross``). Raises DataError when the run has none."""
+    where = folder / _STEPS[source]
     steps = sorted(p.parent for p in where.rglob("judgements.jsonl") if not p.parent.name.endswith(".partial"))
     if not steps:
-        wanted = (
-            "a run up to 'farm evaluate'" if source == "evaluate" else "a run whose study.agreement_pairs is above 0"
-        )
+        wanted = {"cross": "a run whose study.agreement_pairs is above 0"}.get(source, f"a run up to 'farm {source}'")
         raise DataError(f"{folder}: no judged pairs under {where}; give {wanted}, or --pairs-file")
     split = "eval" if source == "evaluate" else "preference"
     instructions = records.by_id(records.read(folder / "0-data" / f"{split}.jsonl", Instruction))
@@ -54,6 +54,11 @@ def from_run(folder: Path, source: Source = "evaluate") -> Material:
         texts = [step / f for f in files] if source == "evaluate" else [folder / "2-sample" / step.name / files[0]]
         responses |= records.by_id([r for path in texts for r in records.read(path, Response)])
     judged = {j.pair_id: j for j in judgements}
+    if strange := [j for j in judged.values() if not set(j.shown) <= set(responses)]:
+        raise DataError(
+            f"{where}: {len(strange)} judged pairs are about texts that the run did not sample, such as labels "
+            "by people of another study; label those with --pairs-file"
+        )
     pairs = [_pair(id, j) for id, j in sorted(judged.items()) if len({responses[i].text for i in j.shown}) == 2]
     return _only_needed(instructions, responses, pairs, judgements)
 

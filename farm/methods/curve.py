@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from farm.lm import parallel
 from farm.lm.load import Policy, reference_of
 from farm.lm.logprobs import logprobs, sequence_sums
 from farm.lm.prompts import encode_prompts
 from farm.lm.sample import draw
 from farm.methods.task import Task, checked, to_responses
 from farm.records import CurvePoint, Response, RewardCurve, read, write
-from farm.runs import RESUME, write_json
+from farm.runs import RESUME, SO_FAR, write_json
 
 VALUES = "curve_values.json"
 RESPONSES = "curve_responses.jsonl"  # those behind the points, one per prompt, point by point
@@ -65,6 +66,9 @@ class Track:
                 finished=_mean([r.finished for r in responses]),
             )
         )
+        if parallel.place()[0] == 0:  # for whoever watches the run
+            shown = {"x_name": self.x_name, "points": [p.model_dump() for p in self.points]}
+            write_json(task.folder / RESUME / SO_FAR, shown)
 
     def _drawn(self, x: float) -> Path:
         return self.task.folder / RESUME / f"curve-{x:g}.jsonl"  # with the checkpoints, so that a cut-off keeps it

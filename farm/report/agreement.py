@@ -10,7 +10,7 @@ from farm.report.headline import Point
 from farm.report.page import Chart, Column, Page, Section, Table
 from farm.study.held_out import CalibrationStudy, Score
 from farm.study.people import AgreementStudy
-from farm.study.words import above_zero, below_zero, counted, interval, listed, percent
+from farm.study.words import above_zero, below_zero, counted, interval, listed, people, percent
 
 _TIES = {
     "half": "A tie counts half, in a verdict and in a majority.",
@@ -38,7 +38,7 @@ def agreement_page(found: AgreementStudy, about: str) -> Page:
         points=tuple(_agreement_points(found)),
         meta=(
             f"{about}: {found.n_common:,} pairs judged by both, {found.n_instructions:,} instructions, "
-            f"{found.n_votes:,} votes by {found.n_people:,} people ({found.n_skipped:,} without a verdict), "
+            f"{found.n_votes:,} votes by {people(found.n_people)} ({found.n_skipped:,} without a verdict), "
             f"{found.n_failed:,} failed judgements"
         ),
         sections=(*sections, _people_section(found), _replacement_section(found)),
@@ -185,9 +185,9 @@ def calibration_page(found: CalibrationStudy, about: str) -> Page:
         title="A population calibrated on human votes",
         points=tuple(_calibration_points(found)),
         meta=(
-            f"{about}: {counted(found.n_judges, 'judge')}; fitted on {fitted.n_votes:,} votes of {fitted.n_people:,} "
-            f"people on {fitted.n_pairs:,} pairs, reported on {held.n_votes:,} votes on {held.n_pairs:,} pairs of "
-            f"{held.n_instructions:,} other instructions; seed {found.seed}"
+            f"{about}: {counted(found.n_judges, 'judge')}; fitted on {fitted.n_votes:,} votes of "
+            f"{people(fitted.n_people)} on {fitted.n_pairs:,} pairs, reported on {held.n_votes:,} votes on "
+            f"{held.n_pairs:,} pairs of {held.n_instructions:,} other instructions; seed {found.seed}"
         ),
         sections=(
             Section(

@@ -115,7 +115,9 @@ def plan_text(result: Validity) -> list[str]:
         lines.append(f"These methods: the interval is {three(plan.width)} wide. For {plan.target:g}: {human}; {both}.")
     over = plan.width_over_methods
     more = f"about {plan.methods:,} methods" if plan.methods else "more than 2,000 methods"
-    lines.append(f"Methods like these: the interval is {three(over)} wide. For {plan.target:g}, {more} are needed.")
+    lines.append(
+        f"Methods like these: the interval is {three(over)} wide. For {plan.target:g}, {more} ranked alike are needed."
+    )
     return lines
 
 

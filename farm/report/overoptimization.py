@@ -120,7 +120,10 @@ def _spent(s: Spending) -> str:
 
 def _moved(s: Shift) -> str:
     def way(e: Estimate, up: str, down: str, same: str) -> str:
-        return f"{up if above_zero(e) else down if below_zero(e) else same} ({interval(e)})"
+        # A bound that is shown as 0.00 is no difference: KL at the same n differs a little from reward to reward.
+        rises = above_zero(e) and round(e.ci95_low or 0.0, 2) > 0
+        falls = below_zero(e) and round(e.ci95_high or 0.0, 2) < 0
+        return f"{up if rises else down if falls else same} ({interval(e)})"
 
     return (
         f"{s.question} {s.name} against {s.against}: the gold peak is "
@@ -168,7 +171,7 @@ def _curves(n: Numbers) -> Section:
         title="KL paid for the same proxy gain",
         columns=(
             Column("proxy gain, SD", digits=1),
-            *map(Column, ("first", "its KL", "second", "its KL ", "difference")),
+            *map(Column, ("first", "its KL", "second", "its KL ", "second pays more")),
         ),
         rows=tuple((s.gain, s.first, s.first_kl, s.second, s.second_kl, s.difference) for s in n.spending),
     )

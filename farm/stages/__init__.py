@@ -5,7 +5,7 @@ models in the Hugging Face format. Step functions run in worker processes.
 """
 
 from farm.stages.canaries import canaries
-from farm.stages.common import Made, Run, policies, shapes
+from farm.stages.common import Made, Run, planned, policies, shapes
 from farm.stages.conclude import best_of_n, findings, report, study
 from farm.stages.judge import annotate, cross, evaluate
 from farm.stages.train import data, improve, reward, sample, sft
@@ -21,6 +21,7 @@ __all__ = [
     "evaluate",
     "findings",
     "improve",
+    "planned",
     "policies",
     "report",
     "reward",

@@ -120,7 +120,6 @@ def judged(
 
 def preview(
     run: Run,
-    made: Made,
     pairs: Sequence[Pair],
     instructions: Mapping[str, Instruction],
     responses: Mapping[str, Response],

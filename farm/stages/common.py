@@ -32,11 +32,14 @@ class Run:
     worked: bool = False
     manifest: dict[str, Any] = field(default_factory=dict)
 
-    def begin(self) -> None:
-        """Write the resolved recipe and open the manifest."""
+    def begin(self, planned: Sequence[str] = ()) -> None:
+        """Write the resolved recipe and open the manifest; ``planned`` names the steps of the whole line."""
         (self.folder / "recipe.yaml").write_text(dump(self.recipe), encoding="utf-8")
         self.manifest = runs.read_json(self.folder / "manifest.json") or {"wall_seconds": 0.0, "steps": {}}
         self.before = float(self.manifest["wall_seconds"])
+        if planned and self.manifest.get("planned") != list(planned):
+            self.manifest["planned"] = list(planned)
+            runs.write_json(self.folder / "manifest.json", self.manifest)
 
     def note(self, stage: str, steps: Sequence[Step], elapsed: float) -> None:
         """Keep the manifest: steps with their fingerprints, wall seconds over all calls that did work, peak memory."""
@@ -88,6 +91,22 @@ def shapes() -> Shapes:
 def policies(run: Run) -> list[str]:
     """Rows of the evaluation: SFT, every method of the recipe, and in the offline world two fixed writers."""
     return [SFT, *run.recipe.improve, *(WRITERS if run.offline else ())]
+
+
+def planned(run: Run) -> list[str]:
+    """Names of all steps of the line (``farm/pipeline.py``), in its order."""
+    r = run.recipe
+    names = ["0-data"]
+    for stage in ("1-sft", "2-sample", "3-annotate", "4-reward", *(f"5-improve/{row}" for row in r.improve)):
+        names += [f"{stage}/seed-{s}" for s in r.seeds]
+    if r.study.best_of_n is not None:
+        names += [f"7-study/best-of-n/seed-{s}" for s in r.seeds]
+    if r.study.agreement_pairs:
+        names.append(f"7-study/cross/seed-{r.seeds[0]}")
+    names += [f"6-evaluate/{row}/seed-{s}" for row in policies(run) for s in r.seeds]
+    if r.evaluate.canaries:
+        names.append(f"6-evaluate/canaries/seed-{r.seeds[0]}")
+    return [*names, "7-study/across", "8-report"]
 
 
 def split(made: Made, name: str, limit: int | None = None) -> list[Instruction]:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from farm import records, runs
 from farm.errors import DataError, RecipeError
+from farm.progress import say
 from farm.records import Judgement
 from farm.runs import Step
-from farm.stages.common import Made, Run, settings_of
+from farm.stages.common import Made, Run, settings_of, split
 
 
 def annotate(run: Run, seed: int, made: Made, name: str) -> Step:
@@ -33,6 +34,11 @@ def annotate(run: Run, seed: int, made: Made, name: str) -> Step:
         settled = settle(judgements, found.pairs, flip=0.0, seed=seed)
         if not settled:
             raise DataError(f"{path}: none of its {len(found.judgements)} judgements is a verdict")
+        if held := {i.id for i in split(made, "eval")} & set(found.instructions):
+            say(
+                f"note: {path}: {len(held)} of {len(found.instructions)} instructions belong to the evaluation set of "
+                "this run, which training should not see; label pairs with --from annotate"
+            )
         records.write(folder / "judgements.jsonl", judgements)
         records.write(folder / "preferences.jsonl", [p.model_copy(update={"origin": "human"}) for p in settled])
         records.write(folder / "instructions.jsonl", found.instructions.values())

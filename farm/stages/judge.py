@@ -17,8 +17,9 @@ from farm.stages.common import REFERENCE, SFT, WRITERS, Made, Run, gold, proxy, 
 __all__ = ["annotate", "cross", "evaluate", "judged", "pool_fingerprint"]
 
 
-def annotate(run: Run, seed: int, made: Made, name: str = "3-annotate") -> Step:
-    """``judgements.jsonl``: every act with its outcome; ``preferences.jsonl``: what training reads."""
+def annotate(run: Run, seed: int, made: Made, name: str = "3-annotate", ask: bool = True) -> Step:
+    """``judgements.jsonl``: every act with its outcome; ``preferences.jsonl``: what training reads. With ``ask`` False
+    the ledger's answers are all there is."""
     a = run.recipe.annotate
     if a.human is not None:
         return human.annotate(run, seed, made, name)
@@ -29,12 +30,10 @@ def annotate(run: Run, seed: int, made: Made, name: str = "3-annotate") -> Step:
         from farm.annotate.noise import settle
         from farm.annotate.pool import load_pool
 
-        pairs = records.read(made["sample"].file("pairs.jsonl"), Pair)
-        responses = records.by_id(records.read(made["sample"].file("responses.jsonl"), Response))
-        instructions = records.by_id(split(made, "preference"))
+        pairs, instructions, responses = to_label(made)
         judgements = judged(
             run, made, pairs, instructions, responses,
-            pool=a.pool, per_pair=a.per_pair, seed=seed, purpose="train", both_orders=a.both_orders,
+            pool=a.pool, per_pair=a.per_pair, seed=seed, purpose="train", both_orders=a.both_orders, ask=ask,
         )  # fmt: skip
         flip = flip_of(run)
         preferences = settle(
@@ -52,6 +51,13 @@ def annotate(run: Run, seed: int, made: Made, name: str = "3-annotate") -> Step:
         records.write(folder / "preferences.jsonl", preferences)
 
     return runs.perform(run.step(f"{name}/seed-{seed}"), settings, [made["sample"]], work)
+
+
+def to_label(made: Made) -> tuple[list[Pair], dict[str, Instruction], dict[str, Response]]:
+    """The pairs that training labels are made for, with their texts by id."""
+    pairs = records.read(made["sample"].file("pairs.jsonl"), Pair)
+    responses = records.by_id(records.read(made["sample"].file("responses.jsonl"), Response))
+    return pairs, records.by_id(split(made, "preference")), responses
 
 
 def evaluate(run: Run, seed: int, made: Made, row: str) -> Step:

@@ -17,7 +17,7 @@ from farm.records import Judgement, Outcome, Record
 
 LEVEL = 0.01  # of the corrected test; runs compare many policies and many seeds
 CLEAR = 0.25  # a soft verdict between this and its complement is undecided
-WAVERING = 0.4  # undecided verdicts are an alarm from here on: fewer are what close pairs bring about
+WAVERING = 0.5  # undecided verdicts are an alarm above it: a coin tossed for each order is at odds with itself as often
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ def counts(judgements: Iterable[Judgement]) -> Counts:
 
 
 def alarms(by_policy: Mapping[str, Counts]) -> list[ArmAlarm]:
-    """Policies whose share of failures differs from that of the others, and those whose verdicts are undecided in at
-    least 40% and more often than the others', at the 1% level; most significant first. Needs two policies."""
+    """Policies whose share of failures differs from that of the others, and those whose verdicts are undecided in
+    more than half and more often than the others', at the 1% level; most significant first. Needs two policies."""
     found = []
     for measure in ("failed", "undecided"):
         tested = [a for name in by_policy if (a := _test(name, measure, by_policy)) is not None]

@@ -22,6 +22,7 @@ from farm.study.true_scores import true_gaps, true_scores
 
 FEWEST = 3
 THESE = "the true scores of these methods, given the measurement error of both sides"
+CERTAIN = "every draw ranks both sides alike; with few methods that leans on the model, so look at the pairs too"
 LIKE_THESE = "methods drawn from the same population as these, measured as precisely"
 
 
@@ -157,6 +158,8 @@ def associate(measured: Measured, *, label: str = "", seed: int) -> Association:
         low, high = interval
         outside = not low - 1e-9 <= observed[name] <= high + 1e-9
         said = "measurement error moves the value itself; the interval is for the true scores" if outside else remark
+        if high - low < 1e-9 and measured.errors is not None and measured.errors.any():
+            said = said or CERTAIN
         return Estimate(value=observed[name], ci95_low=low, ci95_high=high, n=n, note=said)
 
     def correlation(about: str, found: Mapping[str, tuple[float, float]], remark: str) -> RankCorrelation:

@@ -170,7 +170,8 @@ def shift(
 
 
 class Spending(Record):
-    """KL in nats that two methods pay for the same proxy gain (in standard deviations of the reward under SFT)."""
+    """KL in nats that two methods pay for the same proxy gain (in standard deviations of the reward under SFT);
+    ``difference`` is what the second pays more."""
 
     gain: float
     first: str
@@ -207,7 +208,7 @@ def spending(
         a, b = kl_at_gain(first, gain, seed=seed), kl_at_gain(second, gain, seed=seed)
         if not (np.isfinite(a.value[0]) and np.isfinite(b.value[0])):
             continue
-        gap = Draws(a.value - b.value, a.draws - b.draws, min(a.n, b.n), min(a.seeds, b.seeds))
+        gap = Draws(b.value - a.value, b.draws - a.draws, min(a.n, b.n), min(a.seeds, b.seeds))
         out.append(
             Spending(
                 gain=gain,

@@ -1,13 +1,14 @@
 """Intervals for the correlation in the population that methods were drawn from: for tables without standard errors.
 
 Resampling few methods fails: the percentile interval for a rank correlation of four methods covers 66% in the offline
-world (``benchmarks/coverage.py``), and a perfect ranking gives it no width at all. Here the interval of a rank statistic holds every rho of a Gaussian copula
-under which the observed value lies in neither 2.5% tail, found by simulation with the same number of methods and
-mid-p (half of the ties count); rho is translated into the population's Spearman, 6/pi asin(rho/2), or Kendall,
-2/pi asin(rho) (Kruskal 1958). Beyond 20 methods the classical approximations on Fisher's z agree with it: variance
-(1 + r^2/2) / (n - 3) for Spearman (Bonett and Wright, Psychometrika 2000) and 0.437 / (n - 4) for Kendall (Fieller,
-Hartley and Pearson, Biometrika 1957). Pearson's interval is Fisher's exact fiducial one for normal scores.
-The population is that of scores *measured as precisely as these*: noise is part of it.
+world (``benchmarks/coverage.py``), and a perfect ranking gives it no width at all. Here the interval of a rank
+statistic holds every rho of a Gaussian copula under which the observed value lies in neither 2.5% tail, found by
+simulation with the same number of methods and mid-p (half of the ties count); rho is translated into the population's
+Spearman, 6/pi asin(rho/2), or Kendall, 2/pi asin(rho) (Kruskal 1958). Beyond 20 methods the classical approximations
+on Fisher's z agree with it: variance (1 + r^2/2) / (n - 3) for Spearman (Bonett and Wright, Psychometrika 2000) and
+0.437 / (n - 4) for Kendall (Fieller, Hartley and Pearson, Biometrika 1957). Pearson's interval is Fisher's exact
+fiducial one for normal scores. The population is that of scores *measured as precisely as these*: noise is part of
+it.
 """
 
 from __future__ import annotations

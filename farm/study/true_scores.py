@@ -10,13 +10,15 @@ For each draw, 1. the covariance of the *measured* scores comes from its fiducia
 cover exactly); 2. the average error covariance is taken off, negative variances being refused and correlations beyond
 +-1 set to +-1 (a generalised pivot); 3. draws are weighted for errors that differ between methods; 4. the true scores
 are drawn given S and the measured ones by Matheron's rule: draw true scores and errors (the errors being bootstrap
-resamples of the instructions where there are any), then correct the draw by S (S + V)^-1 times what it misses by.
-Win rates are bent near 0 and 1, where a straight line through methods of very different quality would miss; sides
-whose scores all lie in [0, 1] or [0, 100] are therefore modelled as logits and turned back. With dozens of methods this
-decides: without it intervals for saturating boards of 30 to 60 methods cover 25-90% (``tests/slow/test_coverage.py``).
+resamples of the instructions where there are any), then correct the draw by S (S + V)^-1 times what it misses by. Win
+rates are bent near 0 and 1, where a straight line through methods of very different quality would miss; sides whose
+scores all lie in [0, 1] or [0, 100] are therefore modelled as logits and turned back. With dozens of methods this
+decides: without it intervals for saturating boards of 30 to 60 methods cover 25-90%
+(``tests/slow/test_coverage.py``).
 
-Intervals from these draws cover at about their nominal rate in the offline world, where the naive bootstrap covers 41%
-with 20 methods and 78% with 8 (``benchmarks/coverage.py``). They are about these methods: no method that was not measured enters.
+Intervals from these draws cover at about their nominal rate in the offline world, where the naive bootstrap covers
+41% with 20 methods and 78% with 8 (``benchmarks/coverage.py``). They are about these methods: no method that was not
+measured enters.
 """
 
 from __future__ import annotations

@@ -54,3 +54,8 @@ def listed(names: list[str]) -> str:
 def counted(n: int, noun: str) -> str:
     """'1 judge', '2 judges'."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def people(n: int) -> str:
+    """'1 person', '2 people'."""
+    return "1 person" if n == 1 else f"{n:,} people"

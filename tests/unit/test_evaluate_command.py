@@ -92,6 +92,15 @@ def test_some_models_and_lengths_from_outputs(tmp_path: Path):
     (row,) = rows(out)
     assert {r["policy"] for r in json.loads(numbers.read_text())["ratings"]["judge"]} == {"poor", "ref"}
     assert row["lc"]
+    assert row["lc_basis"] == "difficulty estimated from 1 models"
+    beside = tmp_path / "length_control"
+    beside.mkdir()
+    d = "\n".join(f"{i},{(i % 5) - 2}" for i in range(N))
+    (beside / "instruction_difficulty.csv").write_text(f"index,instruction_difficulty\n{d}\n")
+    main([*command, "--out", str(out)])
+    (row,) = rows(out)
+    assert row["lc_basis"] == "difficulty given"
+    assert row["lc_compat"]
     assert row["constant"] == "2.5" or float(row["constant"]) < 20
 
 

@@ -108,11 +108,35 @@ def test_elsewhere_than_a_terminal_a_line_every_ten_seconds(clock, capsys):
     ]
 
 
-def test_nothing_done_yet_has_no_rate(clock, capsys):
+def test_judging_tells_programs_every_ten_seconds(clock, capsys):
     progress = shown.Progress("annotate")
-    clock[0] += 10
-    progress.judged(0, 50, 0, {"decided": 0})
-    assert capsys.readouterr().err == "  annotate: 0/50, 0.0/s, rate unknown; cached 0, decided 0\n"
+    for second in range(1, 12):
+        clock[0] = 1000.0 + second
+        outcomes = {"decided": second}
+        now = shown.Judging(second, 50, 0, outcomes, 32, "it pays", 0.0, 0.5, 2.0, 3.0)
+        progress.judged(now)
+    (line,) = capsys.readouterr().err.splitlines()
+    row = json.loads(line)
+    assert row["event"] == "judging"
+    assert (row["done"], row["total"], row["cached"], row["outcomes"]) == (10, 50, 0, {"decided": 10})
+    assert row["per_second"] == pytest.approx(1.0)
+    assert row["left_s"] == pytest.approx(40.0)
+    assert (row["concurrency"], row["reason"]) == (32, "it pays")
+    assert (row["usd_spent"], row["usd_projected"], row["usd_budget"]) == (0.5, 2.0, 3.0)
+
+
+def test_judging_is_one_live_line_on_a_terminal(clock, capsys, monkeypatch):
+    monkeypatch.delenv(shown.JSON_ENV, raising=False)
+    monkeypatch.setattr(shown.sys.stderr, "isatty", lambda: True, raising=False)
+    progress = shown.Progress("annotate", bar=True)
+    clock[0] += 3
+    progress.judged(shown.Judging(30, 60, 3, {"decided": 30}, 16, "HTTP 429", 2.0, 0.25, 0.5, 1.0))
+    progress.close()
+    said = capsys.readouterr().err
+    assert said.count("\n") == 0
+    for part in ("30/60", "10.0/s", "3 s left", "cached 3", "decided 30", "16 at a time (HTTP 429)", "asks to wait 2 s",
+                 "0.2500 USD spent", "0.50 projected", "1 allowed"):  # fmt: skip
+        assert part in said
 
 
 def test_on_a_terminal_nothing_below_two_seconds_then_a_bar(clock, capsys, monkeypatch):

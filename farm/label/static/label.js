@@ -50,7 +50,7 @@
     $("progress").max = sheet.total || 1;
     $("progress").value = sheet.done;
     $("pace").textContent = sheet.median_seconds === null ? "the link brings you back here"
-      : "median " + duration(sheet.median_seconds) + ", about " + duration(sheet.seconds_left) + " left";
+      : "median " + duration(sheet.median_seconds) + (pair ? ", about " + duration(sheet.seconds_left) + " left" : "");
     $("pair").hidden = !pair;
     $("end").hidden = Boolean(pair);
     document.querySelector("[data-choice=undo]").disabled = !sheet.undo;

@@ -34,7 +34,7 @@ def judge_all(tmp_path: Path, pool: Pool) -> Callable[..., list[Judgement]]:
     """annotate() with the in-process judge and a ledger in the test's folder, everything overridable."""
 
     def run(made: Corpus, **changes: Any) -> list[Judgement]:
-        path = changes.pop("path", tmp_path / "ledger.sqlite")
+        path, budget = changes.pop("path", tmp_path / "ledger.sqlite"), changes.pop("budget", None)
         settings: dict[str, Any] = {
             "models": MODELS,
             "endpoint": InProcess(ScriptedJudge()),
@@ -42,7 +42,7 @@ def judge_all(tmp_path: Path, pool: Pool) -> Callable[..., list[Judgement]]:
             "purpose": "train",
         }
         chosen = changes.pop("pool", pool)
-        with Ledger(path) as ledger:
+        with Ledger(path, budget) as ledger:
             return annotate(made.pairs, made.instructions, made.responses, chosen, ledger=ledger, **settings | changes)
 
     return run

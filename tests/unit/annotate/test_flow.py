@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 import virtual_time
 
-from farm.annotate.flow import Account
-from farm.world.faults import Bucket
+from farm.annotate.flow import Account, Bucket
 
 
 @dataclass
@@ -30,10 +29,10 @@ class Server:
 
     def open(self) -> None:
         self.clock = asyncio.get_running_loop().time
-        self.bucket = Bucket(self.rpm, 1.0, self.clock) if self.rpm else None
+        self.bucket = Bucket(self.rpm / 60, self.rpm / 60, self.clock) if self.rpm else None
         self._slots = asyncio.Semaphore(self.slots or 10_000)
 
-    async def answer(self) -> float | None | bool:
+    async def answer(self) -> float | bool | None:
         """True, or the seconds that a 429 asks to wait (None: it does not say)."""
         now = self.clock()
         wait = self.bucket.wait(1.0) if self.bucket else 0.0

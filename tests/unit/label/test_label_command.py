@@ -156,7 +156,7 @@ def test_a_store_of_another_kind_is_refused(tmp_path):
 # -- labels by people in a run ----------------------------------------------------------------------------------------
 
 
-def test_one_recipe_line_takes_labels_from_people(tmp_path):
+def test_one_recipe_line_takes_labels_from_people(tmp_path, capsys):
     found = study(6)
     store = opened(tmp_path / "s", found, ("ann", "bob", "cat"), repeats=2)
     order = (POLICIES[0], "reference", POLICIES[1])
@@ -172,6 +172,7 @@ def test_one_recipe_line_takes_labels_from_people(tmp_path):
     samples = tmp_path / "2-sample" / "seed-0"
     records.write(samples / "responses.jsonl", [])
     records.write(tmp_path / "0-data" / "preference.jsonl", [])
+    records.write(tmp_path / "0-data" / "eval.jsonl", list(found.instructions.values())[:2])
     made = {
         "data": Step(tmp_path / "0-data", "d", 0.0, 0.0, False),
         "sample": Step(samples, "s", 0.0, 0.0, False),
@@ -181,6 +182,7 @@ def test_one_recipe_line_takes_labels_from_people(tmp_path):
     )
     run = Run(tmp_path / "run", recipe)
     made["annotate"] = step = annotate(run, 0, made)
+    assert "2 of 6 instructions belong to the evaluation set" in capsys.readouterr().err
     preferences = records.read(step.file("preferences.jsonl"), Preference)
     instructions, responses = texts(made)
     assert len(preferences) == 12
@@ -204,6 +206,19 @@ def test_a_missing_file_of_labels_is_named(tmp_path):
     )
     with pytest.raises(RecipeError, match=r"none\.jsonl"):
         annotate(Run(tmp_path, recipe), 0, {})
+
+
+@pytest.mark.parametrize(("source", "step"), [("annotate", "3-annotate"), ("cross", "7-study/cross")])
+def test_pairs_of_samples_of_a_run(tmp_path, source, step):
+    found = study(5)
+    records.write(tmp_path / "0-data" / "preference.jsonl", found.instructions.values())
+    records.write(tmp_path / "2-sample" / "seed-0" / "responses.jsonl", found.responses.values())
+    records.write(tmp_path / step / "seed-0" / "judgements.jsonl", found.judgements)
+    back = material.from_run(tmp_path, source)
+    assert ({p.id for p in back.pairs}, back.judgements) == ({p.id for p in found.pairs}, found.judgements)
+    records.write(tmp_path / "2-sample" / "seed-0" / "responses.jsonl", list(found.responses.values())[1:])
+    with pytest.raises(DataError, match="did not sample"):
+        material.from_run(tmp_path, source)
 
 
 def test_identical_responses_of_a_run_are_not_asked_about(tmp_path):

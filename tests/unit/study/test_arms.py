@@ -25,10 +25,10 @@ def test_equal_arms_raise_no_alarm() -> None:
 
 
 def test_indecision_alarms_when_it_is_high_and_higher_than_elsewhere() -> None:
-    arms = {"a": (800, 0, 400), "b": (800, 0, 20), "c": (800, 0, 200)}
+    arms = {"a": (800, 0, 480), "b": (800, 0, 20), "c": (800, 0, 380)}
     found = alarms({name: Counts.independent(*n) for name, n in arms.items()})
     assert [(a.policy, a.measure) for a in found] == [("a", "undecided")]  # c is what close pairs bring about
-    assert alarms({name: Counts.independent(800, 0, 400) for name in arms}) == []
+    assert alarms({name: Counts.independent(800, 0, 480) for name in arms}) == []
 
 
 def test_acts_that_shared_a_prompt_fail_as_one() -> None:
