@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/quickstart
 
-.PHONY: help setup dev quickstart test slow check format lock wheel clean
+.PHONY: help setup dev quickstart test slow browser check format lock wheel clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
 	@echo "make check        ruff, mypy, layers, file lengths"
 	@echo "make slow         the tests that take minutes"
+	@echo "make browser      the labelling page in headless Chromium (skipped where there is none)"
 
 # A CPU build of torch is enough; on Linux, pip's default index serves the CUDA build (see README, 'Install').
 $(VENV)/.installed: requirements.lock pyproject.toml
@@ -31,10 +32,13 @@ quickstart: setup
 	$(BIN)/farm run quickstart --out $(OUT)
 
 test: dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not browser"
 
 slow: dev
 	$(BIN)/python -m pytest -m slow
+
+browser: dev
+	$(BIN)/python -m pytest -m browser tests/browser
 
 check: dev
 	$(BIN)/ruff check .

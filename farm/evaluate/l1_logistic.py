@@ -34,20 +34,27 @@ class Rows:
     weight: Array
 
     @cached_property
-    def columns(self) -> Array:
-        """(k, n): the features, one contiguous row each."""
-        return np.ascontiguousarray(self.x.T)
+    def halves(self) -> Array:
+        """(k, n): half the features, one contiguous row each, so that ``w @ halves`` is z / 2."""
+        return np.ascontiguousarray(0.5 * self.x.T)
+
+    @cached_property
+    def weighted(self) -> Array:
+        """(k, n): half the features times weights. With h = tanh(z / 2) a chance is (1 + h) / 2, and the gradient is
+        that at w = 0 plus ``weighted @ h``."""
+        return self.halves * self.weight
 
     @cached_property
     def products(self) -> Array:
-        """(k * k, n): products of feature pairs, so that a Hessian is one product of a matrix and a vector."""
-        k, n = self.columns.shape
-        return (self.columns[:, None, :] * self.columns[None, :, :]).reshape(k * k, n)
+        """(k * k, n): a quarter of the weighted products of feature pairs. The Hessian is that at w = 0 minus
+        ``products @ h^2``, since chance (1 - chance) = (1 - h^2) / 4."""
+        k, n = self.halves.shape
+        return (self.weighted[:, None, :] * self.halves[None, :, :]).reshape(k * k, n)
 
     @cached_property
     def at_zero(self) -> tuple[Array, Array]:
         """Gradient (k,) and Hessian (k * k,) of the loss at w = 0, the same for every penalty but for a factor."""
-        return self.columns @ (self.weight * (0.5 - self.y)), self.products @ (0.25 * self.weight)
+        return self.weighted @ (1.0 - 2.0 * self.y), self.products.sum(axis=1)
 
     @cached_property
     def largest(self) -> list[float]:
@@ -74,43 +81,34 @@ def fit(rows: Rows, c: float, seed: int) -> Array:
     the share of the rarer label.
     """
     n, k = rows.x.shape
-    weight, y = c * rows.weight, rows.y
-    ones, zeros = int(np.count_nonzero(y > 0)), int(np.count_nonzero(y < 1))
+    ones, zeros = int(np.count_nonzero(rows.y > 0)), int(np.count_nonzero(rows.y < 1))
     stop = TOLERANCE * max(min(ones, zeros), 1) / (ones + zeros)
     coordinates = _Coordinates(k, seed, ones + zeros)
-    w, z, power = [0.0] * k, np.zeros(n), np.ones(n)  # power = exp z
-    slopes, chance = np.empty(n), np.empty(n)
-    gradient, curvature = (c * v for v in rows.at_zero)
+    w, half, bent = [0.0] * k, np.zeros(n), np.empty(n)  # half = z / 2, bent = tanh of it
+    gradient, curvature = first, second = rows.at_zero
     start, inner = -1.0, 1.0
     for _ in range(NEWTON_STEPS):
-        slope = gradient.tolist()
+        slope = (c * gradient).tolist()
         violation = coordinates.activate(w, slope)
         start = violation if start < 0 else start
         if violation <= stop * start:
             break
-        hessian = curvature.reshape(k, k).tolist()
+        hessian = (c * curvature).reshape(k, k).tolist()
         target, sweeps = coordinates.descend(w, slope, hessian, inner * start)
-        w, z = _search(rows, weight, w, z, power, target, slope, hessian)
+        w, half = _search(rows, c, w, half, target, slope, hessian)
         inner *= 0.25 if sweeps == 1 else 1.0
-        power = np.exp(z, out=power)
-        np.add(power, 1.0, out=chance)
-        np.divide(power, chance, out=chance)
-        np.subtract(chance, y, out=slopes)
-        slopes *= weight
-        gradient = rows.columns @ slopes
-        np.subtract(1.0, chance, out=slopes)
-        slopes *= chance
-        slopes *= weight
-        curvature = rows.products @ slopes
+        np.tanh(half, out=bent)
+        gradient = first + rows.weighted @ bent
+        np.square(bent, out=bent)
+        curvature = second - rows.products @ bent
     return np.array(w)
 
 
 def _search(
     rows: Rows,
-    weight: Array,
+    c: float,
     w: list[float],
-    z: Array,
-    power: Array,
+    half: Array,
     target: list[float],
     gradient: list[float],
     hessian: list[list[float]],
@@ -122,29 +120,28 @@ def _search(
     already proves the decrease, as it does at all but the first steps, the loss itself is not needed.
     """
     step = [t - v for t, v in zip(target, w, strict=True)]
-    change = np.array(step) @ rows.columns
+    change = np.array(step) @ rows.halves
     penalty = _norm(w)
     predicted = sum(map(mul, gradient, step)) + _norm(target) - penalty
     curve = sum(s * sum(map(mul, row, step)) for s, row in zip(step, hessian, strict=True))
     reach = sum(map(mul, map(abs, step), rows.largest))
     if reach > 1.5:  # the cheap bound on m may be far above it
-        reach = max(float(change.max()), -float(change.min()))
+        reach = 2 * max(float(change.max()), -float(change.min()))
     if reach < 5:
         growth = (exp(reach) - reach - 1) / reach**2 if reach > 1e-3 else 0.5 + reach
         if predicted + curve * growth <= DECREASE * predicted:
-            return target, z + change
-    loss = _loss(weight, rows.y, z, power)
+            return target, half + change
+    loss = c * _loss(rows, 2 * half)
     for halving in range(HALVINGS):
         size = 0.5**halving
-        new, there = [v + size * s for v, s in zip(w, step, strict=True)], z + size * change
-        gained = _loss(weight, rows.y, there, np.exp(there)) - loss + _norm(new) - penalty
-        if gained <= DECREASE * size * predicted:
+        new, there = [v + size * s for v, s in zip(w, step, strict=True)], half + size * change
+        if c * _loss(rows, 2 * there) - loss + _norm(new) - penalty <= DECREASE * size * predicted:
             return new, there
-    return w, z
+    return w, half
 
 
-def _loss(weight: Array, y: Array, z: Array, power: Array) -> float:
-    return float(weight @ (np.log1p(power) - y * z))
+def _loss(rows: Rows, z: Array) -> float:
+    return float(rows.weight @ (np.log1p(np.exp(-np.abs(z))) + np.maximum(z, 0.0) - rows.y * z))
 
 
 def _norm(w: list[float]) -> float:
