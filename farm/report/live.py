@@ -148,13 +148,15 @@ def _steps(folder: Path) -> tuple[dict[str, float], list[str]]:
     """Finished steps with the seconds they took, and the names of those begun and not finished, in folder order."""
     done: dict[str, float] = {}
     partial = []
-    for depth in ("*", "*/*", "*/*/*"):
-        for path in folder.glob(f"[0-9]-{depth}/step.json" if depth == "*" else f"[0-9]-*/{depth[2:]}/step.json"):
-            saved = _object(path)
-            if not path.parent.name.endswith((".partial", ".old")) and "fingerprint" in saved:
-                done[str(path.parent.relative_to(folder))] = float(saved.get("seconds") or 0.0)
-        for path in folder.glob(f"[0-9]-{depth}.partial" if depth == "*" else f"[0-9]-*/{depth[2:]}.partial"):
-            partial.append(str(path.relative_to(folder)).removesuffix(".partial"))
+    for pattern in ("[0-9]-*", "[0-9]-*/*", "[0-9]-*/*/*"):
+        for path in folder.glob(pattern):
+            name = str(path.relative_to(folder))
+            if ".partial/" in name or ".old" in name or not path.is_dir():
+                continue
+            if name.endswith(".partial"):
+                partial.append(name.removesuffix(".partial"))
+            elif "fingerprint" in (saved := _object(path / "step.json")):
+                done[name] = float(saved.get("seconds") or 0.0)
     return dict(sorted(done.items())), sorted(partial)
 
 

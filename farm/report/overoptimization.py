@@ -119,17 +119,20 @@ def _spent(s: Spending) -> str:
 
 
 def _moved(s: Shift) -> str:
-    def way(e: Estimate, up: str, down: str, same: str) -> str:
+    def way(what: str, e: Estimate, up: str, down: str, same: str) -> str:
         # A bound that is shown as 0.00 is no difference: KL at the same n differs a little from reward to reward.
         rises = above_zero(e) and round(e.ci95_low or 0.0, 2) > 0
         falls = below_zero(e) and round(e.ci95_high or 0.0, 2) < 0
-        return f"{up if rises else down if falls else same} ({interval(e)})"
+        each = s.in_each.get(what, 0) if abs(e.value or 0.0) >= 0.005 else 0
+        if rises or falls or not each:
+            return f"{up if rises else down if falls else same} ({interval(e)})"
+        return f"{up if each > 0 else down} in every seed (on average {interval(e)})"
 
     return (
         f"{s.question} {s.name} against {s.against}: the gold peak is "
-        f"{way(s.peak_gold, 'higher', 'lower', 'not measurably higher or lower')}, its KL "
-        f"{way(s.peak_kl, 'larger', 'smaller', 'not measurably different')}, the fall after it "
-        f"{way(s.fall, 'deeper', 'shallower', 'not measurably different')}."
+        f"{way('peak_gold', s.peak_gold, 'higher', 'lower', 'not measurably higher or lower')}, its KL "
+        f"{way('peak_kl', s.peak_kl, 'larger', 'smaller', 'not measurably different')}, the fall after it "
+        f"{way('fall', s.fall, 'deeper', 'shallower', 'not measurably different')}."
     )
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from pydantic import Field
 
 from farm.errors import DataError
 from farm.evaluate.intervals import Array, over_seeds
 from farm.records import Estimate, Record
 from farm.study.overoptimization import PromptCurve, cross_fitted
 from farm.study.resample import Draws, bootstrap
+from farm.study.words import above_zero, below_zero
 
 
 class Band(Record):
@@ -47,7 +49,11 @@ class Peak(Record):
 
 
 class Shift(Record):
-    """What a change does to the peak: ``name`` minus ``against``, paired by seed and instruction."""
+    """What a change does to the peak: ``name`` minus ``against``, paired by seed and instruction.
+
+    Seeds can differ so much in size that an interval over few of them says nothing; ``in_each`` therefore says by
+    measure whether every seed's own interval (over instructions) lies above (1) or below (-1) zero, else 0.
+    """
 
     name: str
     against: str
@@ -56,6 +62,7 @@ class Shift(Record):
     peak_gold: Estimate
     end_gold: Estimate
     fall: Estimate
+    in_each: dict[str, int] = Field(default_factory=dict)
 
 
 def bands(curves: Sequence[PromptCurve], *, seed: int) -> list[Band]:
@@ -139,34 +146,31 @@ def shift(
     """
     if [c.curve.seed for c in changed] != [c.curve.seed for c in base]:
         raise DataError(f"{name} and {against} have different seeds, so their shift cannot be paired")
-    pairs = list(zip(changed, base, strict=True))
-    if any(a.prompts != b.prompts for a, b in pairs):
+    if any(a.prompts != b.prompts for a, b in zip(changed, base, strict=True)):
         raise DataError(f"{name} and {against} were measured on different instructions")
-    moves = [(cross_fitted(a, seed), cross_fitted(b, seed)) for a, b in pairs]
+    moved = _moves(changed, base, seed)
+    each = [_moves([a], [b], seed) for a, b in zip(changed, base, strict=True)]
+    in_each = {what: _sign([one[what] for one in each]) for what in moved}
+    return Shift(name=name, against=against, question=question, in_each=in_each, **moved)
 
-    def paired(k: int) -> list[dict[str, float]]:
-        return [_table(a, m[k] - n[k]) for (a, _), (m, n) in zip(pairs, moves, strict=True)]
 
-    def level(curve: PromptCurve, move: tuple[Array, ...]) -> Array:
-        assert curve.gold is not None
-        out: Array = curve.gold[0] + move[0]
-        return out
+def _moves(changed: Sequence[PromptCurve], base: Sequence[PromptCurve], seed: int) -> dict[str, Estimate]:
+    """The paired differences by measure."""
+    rows: dict[str, list[dict[str, float]]] = {"peak_gold": [], "end_gold": [], "fall": []}
+    for a, b in zip(changed, base, strict=True):
+        (rise, fall, _), (rise_b, fall_b, _) = cross_fitted(a, seed), cross_fitted(b, seed)
+        assert a.gold is not None
+        assert b.gold is not None
+        rows["peak_gold"].append(_table(a, a.gold[0] + rise - b.gold[0] - rise_b))
+        rows["end_gold"].append(_table(a, a.gold[-1] - b.gold[-1]))
+        rows["fall"].append(_table(a, fall - fall_b))
+    kl = peak_draws(changed, seed=seed).minus(peak_draws(base, seed=seed)).estimate(1)
+    return {"peak_kl": kl, **{what: over_seeds(tables, seed=seed) for what, tables in rows.items()}}
 
-    def last(curve: PromptCurve) -> Array:
-        assert curve.gold is not None
-        out: Array = curve.gold[-1]
-        return out
 
-    tops = [_table(a, level(a, m) - level(b, n)) for (a, b), (m, n) in zip(pairs, moves, strict=True)]
-    return Shift(
-        name=name,
-        against=against,
-        question=question,
-        peak_kl=peak_draws(changed, seed=seed).minus(peak_draws(base, seed=seed)).estimate(1),
-        peak_gold=over_seeds(tops, seed=seed),
-        end_gold=over_seeds([_table(a, last(a) - last(b)) for a, b in pairs], seed=seed),
-        fall=over_seeds(paired(1), seed=seed),
-    )
+def _sign(each: Sequence[Estimate]) -> int:
+    above, below = all(map(above_zero, each)), all(map(below_zero, each))
+    return int(above) - int(below)
 
 
 class Spending(Record):

@@ -13,8 +13,8 @@ are drawn given S and the measured ones by Matheron's rule: draw true scores and
 resamples of the instructions where there are any), then correct the draw by S (S + V)^-1 times what it misses by. Win
 rates are bent near 0 and 1, where a straight line through methods of very different quality would miss; sides whose
 scores all lie in [0, 1] or [0, 100] are therefore modelled as logits and turned back. With dozens of methods this
-decides: without it intervals for saturating boards of 30 to 60 methods cover 25-90%
-(``tests/slow/test_coverage.py``).
+decides: without it intervals for saturating boards of 30 to 60 methods covered 25-90% in simulation
+(``tests/slow/test_coverage.py`` holds them to 88% and more).
 
 Intervals from these draws cover at about their nominal rate in the offline world, where the naive bootstrap covers
 41% with 20 methods and 78% with 8 (``benchmarks/coverage.py``). They are about these methods: no method that was not

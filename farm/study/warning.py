@@ -30,13 +30,13 @@ SIGNALS = {
 }
 # Calibrated in the offline world over best-of-n and PPO (docs/overoptimization.md); used where gold is unknown.
 DEFAULTS: dict[str, float] = {
-    "second reward model": 0.05,
-    "proxy gap": 1.0,
-    "ensemble disagreement": 1.3,
-    "KL spent": 3.0,
-    "KL rate": 2.0,
-    "length drift": 0.25,
-    "repetition drift": 0.05,
+    "second reward model": 0.02,
+    "proxy gap": 0.5,
+    "ensemble disagreement": 1.1,
+    "KL spent": 2.3,
+    "KL rate": 3.0,
+    "length drift": 0.5,
+    "repetition drift": 0.03,
 }
 
 

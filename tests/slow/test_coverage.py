@@ -74,11 +74,11 @@ def test_boards_of_many_methods_that_saturate():
     r = np.random.default_rng(3)
     held = 0
     for k in range(100):
-        level = r.normal(0, 1.5, size=50)
+        level = r.normal(0.3, 1.2, size=50)
         true = 1 / (1 + np.exp(-np.array([level - 2, level - 0.5 + 0.3 * r.normal(size=50)])))
-        won = r.binomial(400, true) / 400
+        won = r.binomial(805, true) / 805
         names = [f"m{j}" for j in range(50)]
-        measured = from_errors(names, won, np.sqrt(won * (1 - won) / 399), names=("pool", "people"), seed=k)
+        measured = from_errors(names, won, np.sqrt(won * (1 - won) / 804), names=("pool", "people"), seed=k)
         found = associate(measured, seed=k).these.spearman
         held += found.ci95_low <= spearman(true[:1], true[1:])[0] <= found.ci95_high
     assert held >= 88  # 95 less three standard errors

@@ -51,6 +51,15 @@ def test_a_shift_is_paired_so_shared_noise_cancels():
     assert s.fall.ci95_high < 0
     nothing = curves.shift(base, base, seed=0, name="a", against="a", question="")
     assert (nothing.peak_kl.value, nothing.peak_gold.value, nothing.fall.value) == (0, 0, 0)
+    assert set(nothing.in_each.values()) == {0}
+
+
+def test_what_holds_in_every_seed_counts_however_much_seeds_differ():
+    base = [curve(1.2, 0.5, s) for s in range(3)]
+    moved = [curve(1.2, h, s, noise=0.25) for s, h in enumerate((0.7, 1.0, 4.0))]
+    s = curves.shift(moved, base, seed=0, name="a", against="b", question="")
+    assert s.peak_gold.ci95_low < 0  # three seeds that different give no interval to speak of
+    assert (s.in_each["peak_gold"], s.in_each["end_gold"], s.in_each["peak_kl"]) == (1, 0, 0)
 
 
 def test_shifts_between_other_seeds_or_prompts_are_refused():
