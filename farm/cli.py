@@ -6,10 +6,22 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from farm.commands import agree, annotators, calibrate, correlate, label, overoptimize, recipes, serve, stage, watch
+from farm.commands import (
+    agree,
+    annotators,
+    calibrate,
+    correlate,
+    explain,
+    label,
+    overoptimize,
+    recipes,
+    serve,
+    stage,
+    watch,
+)
 
 # In the order in which help shows them.
-COMMANDS = (stage, agree, overoptimize, calibrate, correlate, recipes, annotators, serve, label, watch)
+COMMANDS = (stage, agree, overoptimize, calibrate, correlate, recipes, annotators, explain, serve, label, watch)
 
 
 def parser() -> argparse.ArgumentParser:

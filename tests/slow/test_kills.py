@@ -21,5 +21,7 @@ def test_twenty_kills_lose_nothing_and_pay_nothing_twice(tmp_path: Path) -> None
     assert account.unlisted == 0
     assert account.server_tokens == account.ledger_tokens + account.unknown_tokens
     # The promise is a tenth of a second; a loaded machine gets more.
-    print(f"accepted {account.accepted}, answers lost by kills: {len(account.late)}, latest {max(account.late, default=0)}")
+    print(
+        f"accepted {account.accepted}, answers lost by kills: {len(account.late)}, latest {max(account.late, default=0)}"
+    )
     assert max(account.late, default=0.0) < 2.0
