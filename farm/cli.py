@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Exit codes: 0 done, 1 refused with a reason, 2 wrong usage, 130 interrupted."""
+    """Entry point. Exit codes: 0 done, 1 refused with a reason, 2 wrong usage, 3 budget used up, 130 interrupted."""
     p = parser()
     args = p.parse_args(arguments)
     if args.version:
@@ -49,13 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.command is None:
         p.print_help()
         return
-    from farm.errors import FarmError
+    from farm.errors import BudgetError, FarmError
 
     try:
         args.work(args)
     except FarmError as e:
         print(f"farm: {e}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(3 if isinstance(e, BudgetError) else 1)
     except KeyboardInterrupt:
         print("farm: interrupted; finished steps are kept, the same command goes on from there", file=sys.stderr)
         sys.exit(130)

@@ -26,4 +26,5 @@ def run(args: argparse.Namespace) -> None:
     if folder is None:
         raise DataError("farm explain needs the run: --run FOLDER, or --ledger FILE inside it")
     for line in explain(folder, args.pair, args.ledger):
-        print(line)
+        # Texts of models are hostile to terminals, too: control characters are shown as such.
+        print("".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in line))

@@ -215,7 +215,7 @@ def _forms(key: str) -> tuple[str, ...]:
     """The key as it is, URL-encoded, JSON-escaped, as hex digits, and as the part of a base64 text that only it
     determines, wherever it stands in what was encoded."""
     raw = key.encode()
-    forms = {key, quote(key, safe=""), quote_plus(key), json.dumps(key)[1:-1], raw.hex(), raw.hex().upper()}
+    forms = {key, quote(key), quote(key, safe=""), quote_plus(key), json.dumps(key)[1:-1], raw.hex(), raw.hex().upper()}
     for lead in range(3):
         whole = base64.b64encode(b"\0" * lead + raw)
         first, last = (0, 2, 3)[lead], len(whole) // 4 * 4 - (4 if (lead + len(raw)) % 3 else 0)

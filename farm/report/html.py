@@ -63,8 +63,11 @@ def drawn(svg: str, name: str) -> Markup:
     return Markup("".join(map(_seen, plots.themed(svg, name))))  # noqa: S704  (drawn by us; texts escaped by Vega)
 
 
-def render(summary: Summary, *, exhibits: Sequence[Exhibit] = (), recipe: str = "", title: str = "") -> str:
-    """The report as HTML. ``recipe`` is the resolved recipe's text; ``title`` defaults to the recipe's name."""
+def render(
+    summary: Summary, *, exhibits: Sequence[Exhibit] = (), recipe: str = "", title: str = "", samples: str = ""
+) -> str:
+    """The report as HTML. ``recipe`` is the resolved recipe's text; ``title`` defaults to the recipe's name;
+    ``samples`` names the file beside it that holds the sample browser."""
     page = (
         environment()
         .get_template("report.html.j2")
@@ -84,6 +87,7 @@ def render(summary: Summary, *, exhibits: Sequence[Exhibit] = (), recipe: str = 
             charts=_charts(summary),
             exhibits=exhibits,
             recipe=recipe,
+            samples=samples,
             series=plots.colours(summary),
             palette=plots.SERIES,
         )

@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from farm import runs
 from farm.errors import RunError
@@ -37,7 +37,7 @@ class Working(Record):
     title: str = ""
     done: int | None = None
     total: int | None = None
-    figures: dict[str, float] = {}
+    figures: dict[str, float] = Field(default_factory=dict)
     left: float | None = None
 
 
@@ -167,7 +167,9 @@ def _state(
     if holder.get("ended"):
         how = str(holder.get("how"))
         if how == "done":
-            return ("done", "finished") if complete else ("stopped", f"the last command is done, the run is not: {again}")
+            return (
+                ("done", "finished") if complete else ("stopped", f"the last command is done, the run is not: {again}")
+            )
         return ("stopped" if how == "interrupted" else "failed"), f"{how}; {again}"
     if not holder:
         return ("done", "finished") if complete else ("stopped", f"no process is known to work here; {again}")

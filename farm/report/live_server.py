@@ -66,7 +66,8 @@ def _guard(token: str) -> Any:
 
 
 def run(folder: Path, port: int = 0, every: int = 2) -> None:
-    """Serve until interrupted; prints the link. Raises RunError when ``folder`` is no run, DataError for a taken port."""
+    """Serve until interrupted; prints the link. Raises RunError when ``folder`` is no run,
+    DataError for a port that is taken."""
     live.read(folder)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_serve(folder, port, every))

@@ -114,9 +114,9 @@ def spark(points: Sequence[CurvePoint], measure: str) -> Markup:
     low, span = min(values), (max(values) - min(values)) or 1.0
     step = 150 / (len(values) - 1)
     line = " ".join(f"{k * step + 3:.1f},{27 - 24 * (v - low) / span:.1f}" for k, v in enumerate(values))
-    return Markup('<svg class="spark" width="156" height="30" role="img"><title>{}</title><polyline points="{}"/></svg>').format(
-        f"{measure}: {words.number(values[0], 2)} to {words.number(values[-1], 2)}", line
-    )
+    return Markup(
+        '<svg class="spark" width="156" height="30" role="img"><title>{}</title><polyline points="{}"/></svg>'
+    ).format(f"{measure}: {words.number(values[0], 2)} to {words.number(values[-1], 2)}", line)
 
 
 def _bar(s: StageState) -> str:
@@ -127,7 +127,9 @@ def _bar(s: StageState) -> str:
 
 
 def _lines(points: Sequence[CurvePoint]) -> str:
-    return "  ".join(f"{_blocks([v for p in points if (v := getattr(p, m)) is not None]):<13}" for m in ("proxy", "gold"))
+    return "  ".join(
+        f"{_blocks([v for p in points if (v := getattr(p, m)) is not None]):<13}" for m in ("proxy", "gold")
+    )
 
 
 def _blocks(values: Sequence[float]) -> str:

@@ -22,7 +22,7 @@ def main(bands: Sequence[Band], fits: Sequence[CurveFit]) -> list[tuple[str, str
     """(name, SVG, caption) of every chart of curves that the bands allow."""
     first = next((b.method for b in bands if b.x_name == "n"), None)
     policies = list(dict.fromkeys(b.method for b in bands if b.x_name != "n"))
-    shown = [*([first] if first else []), *policies][: len(SERIES)]
+    shown = [*([first] if first else []), *policies][:4]  # more lines with bands cannot be told apart
     pools = list(dict.fromkeys(b.method for b in bands if b.x_name == "n"))[: len(SERIES)]
     out = []
     if gold := against_kl(bands, "gold", shown, fits):
@@ -57,9 +57,7 @@ def against_kl(
     x = alt.X("d:Q", title=TITLE, scale=alt.Scale(nice=False))
     y = alt.Y("value:Q", title=f"{measure} reward", scale=alt.Scale(zero=False))
     layers = [
-        base.mark_area(opacity=0.16).encode(
-            x=x, y=alt.Y("low:Q", title=f"{measure} reward"), y2="high:Q", color=tint, order="k:Q"
-        ),
+        base.mark_area(opacity=0.14).encode(x=x, y=alt.Y("low:Q", title=f"{measure} reward"), y2="high:Q", color=tint),
         base.mark_line(strokeWidth=2.2, point=alt.OverlayMarkDef(filled=True, size=18)).encode(
             x=x, y=y, color=tint, order="k:Q"
         ),

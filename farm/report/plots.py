@@ -156,20 +156,25 @@ def against_kl(summary: Summary, measure: str) -> str | None:
         return None
     dash = [5, 4] if measure == "proxy" else [1, 0]
     # Vega would sort a line by x; the order of optimisation matters, because KL need not increase.
-    top = max(p["kl"] for p in points)
-    ticks = [t for t in (0, *(m * 10**e for e in range(-1, 6) for m in (1, 2, 5))) if top / 200 < t <= top or t == 0]
+    ticks = kl_ticks(max(p["kl"] for p in points))
     title = "KL from the SFT policy, nats per sequence (square-root axis)"
     x = alt.X("kl:Q", title=title, scale=alt.Scale(type="sqrt", nice=False), axis=alt.Axis(values=ticks, format="~g"))
-    axes = {"x": x, "color": _tint(summary), "order": alt.Order("k:Q")}
+    tint = _tint(summary, legend=list(dict.fromkeys(p["method"] for p in points)))
+    axes = {"x": x, "color": tint, "order": alt.Order("k:Q")}
     y = alt.Y(f"{measure}:Q", title=f"{measure} reward", scale=alt.Scale(zero=False))
     base = alt.Chart(alt.Data(values=points))
     band = base.mark_errorband(opacity=0.15).encode(
-        x=x, y=alt.Y(f"{measure}_low:Q", title=f"{measure} reward"), y2=f"{measure}_high:Q", color=_tint(summary)
+        x=x, y=alt.Y(f"{measure}_low:Q", title=f"{measure} reward"), y2=f"{measure}_high:Q", color=tint
     )
     line = base.mark_line(strokeWidth=2.2, strokeDash=dash, point=alt.OverlayMarkDef(filled=True, size=20)).encode(
         y=y, **axes
     )
     return svg((band + line).properties(width=500, height=290))
+
+
+def kl_ticks(top: float) -> list[float]:
+    """Where to label a square-root axis from 0 to ``top`` nats."""
+    return [t for t in (0, *(m * 10**e for e in range(-1, 6) for m in (1, 2, 5))) if top / 200 < t <= top or t == 0]
 
 
 def averaged(rows: Sequence[CurveRow]) -> list[dict[str, Any]]:
@@ -261,12 +266,31 @@ def _corner(method: str, first: Contrast, second: Contrast) -> dict[str, Any]:
     return row
 
 
-def _tint(summary: Summary) -> Any:
+def _tint(summary: Summary, legend: Sequence[str] = ()) -> Any:
+    """The colour of a row's method; ``legend`` names the methods to explain above the chart."""
     import altair as alt
 
     palette = colours(summary)
     scale = alt.Scale(domain=list(palette), range=list(palette.values()))
-    return alt.Color("method:N", scale=scale, legend=None)
+    return alt.Color("method:N", scale=scale, legend=legend_of(legend) if legend else None)
+
+
+def legend_of(names: Sequence[str]) -> Any:
+    """A legend above a chart: a dot and its name, in rows of four."""
+    import altair as alt
+
+    return alt.Legend(
+        title=None,
+        values=list(names),
+        orient="top",
+        columns=4,
+        labelColor=INK,
+        labelFontSize=12,
+        labelLimit=200,
+        symbolType="circle",
+        symbolOpacity=1,
+        symbolStrokeWidth=0,
+    )
 
 
 def svg(chart: Any) -> str:

@@ -349,11 +349,10 @@ def _exhibits(run: Run, arms: Arms) -> Sequence[records.Record]:
 
 
 def report(run: Run, across: Step, made: Mapping[int, Made]) -> Step:
-    """``summary.json`` and ``index.html``."""
+    """``summary.json``, ``index.html`` and, beside it, the sample browser."""
 
     def work(folder: Path) -> None:
-        from farm.report import html, summary
-        from farm.report.samples import Exhibit
+        from farm.report import again, summary
 
         numbers = summary.read(across.file("summary.json"))
         judged = {c.stage: c.cost for c in numbers.costs}
@@ -366,12 +365,10 @@ def report(run: Run, across: Step, made: Mapping[int, Made]) -> Step:
             "peak_memory_mb": run.manifest.get("peak_memory_mb"),
         }
         numbers = numbers.model_copy(update=measured)
-        exhibits = records.read(across.file("exhibits.jsonl"), Exhibit)
-        recipe = (run.folder / "recipe.yaml").read_text(encoding="utf-8")
         summary.write(folder / "summary.json", numbers)
-        html.write(folder / "index.html", html.render(numbers, exhibits=exhibits, recipe=recipe))
+        again.write(run.folder, numbers, folder / "index.html")
 
-    about = {"about": run.recipe.about, "version": _version()}
+    about = {"about": run.recipe.about, "version": _version(), "pages": ["index", "samples"]}
     return runs.perform(run.step("8-report"), about, [across], work)
 
 

@@ -112,12 +112,14 @@ def peak_draws(curves: Sequence[PromptCurve], *, seed: int) -> Draws:
         if c.gold is None or any(k is None for k in kls):
             raise DataError(f"{c.curve.method}, seed {c.curve.seed}: gold or KL was not measured, so no peak is known")
         places.append(np.array([[p.x, max(p.kl or 0.0, 0.0)] for p in c.curve.points]))
-    return bootstrap(
+    found = bootstrap(
         [c.gold for c in curves if c.gold is not None],
         [c.prompts for c in curves],
         lambda k, means: places[k][means.argmax(axis=0)].T,
         seed=seed,
     )
+    # Draws widened for few seeds can leave the axis; neither x nor KL is ever below zero.
+    return Draws(found.value, np.maximum(found.draws, 0.0), found.n, found.seeds)
 
 
 def peak(curves: Sequence[PromptCurve], *, seed: int) -> Peak:

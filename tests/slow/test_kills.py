@@ -22,6 +22,6 @@ def test_twenty_kills_lose_nothing_and_pay_nothing_twice(tmp_path: Path) -> None
     assert account.server_tokens == account.ledger_tokens + account.unknown_tokens
     # The promise is a tenth of a second; a loaded machine gets more.
     print(
-        f"accepted {account.accepted}, answers lost by kills: {len(account.late)}, latest {max(account.late, default=0)}"
+        f"accepted {account.accepted}, lost by kills: {len(account.late)}, latest {max(account.late, default=0):.3f} s"
     )
     assert max(account.late, default=0.0) < 2.0

@@ -157,7 +157,7 @@ def traces_of(bench: Bench, pools: Mapping[int, Samples], trained: Curves) -> li
             )
             out.append(_trace(curve, seed, found))
     for row, curves in trained.items():
-        for seed, curve in zip(bench.made, curves, strict=True):
+        for seed, curve in zip(bench.made, curves, strict=bool(curves)):  # a method may keep no curve
             step = bench.made[seed][f"signals:{row}"]
             shape = (len(curve.curve.points), -1)
             values = {k: np.array(v).reshape(shape) for k, v in runs.read_json(step.file("signals.json")).items()}

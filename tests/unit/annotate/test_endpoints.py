@@ -122,6 +122,8 @@ def test_every_status_has_its_class_and_is_tried_once(code: int, kind: str) -> N
         ({"Retry-After": "7"}, 7.0),
         ({"retry-after-ms": "250"}, 0.25),
         ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "6m0.5s"}, 360.5),
+        ({"x-ratelimit-remaining-requests": "3", "x-ratelimit-reset-requests": "6m0s"}, None),
         ({"Retry-After": "soon"}, None),
         ({"Retry-After": "nan"}, None),
         ({"Retry-After": "1e99"}, 86_400.0),
@@ -208,6 +210,32 @@ def test_the_key_shows_nowhere() -> None:
     shown = f"{caught.value!r} {caught.value} {endpoint!r} {endpoint.__dict__} {caught.value.__cause__}"
     assert KEY not in shown
     assert base64.b64encode(KEY.encode()).decode() not in shown
+
+
+ODD_KEY = "sk-sent/inel+3f9a 77c1=="
+
+
+@pytest.mark.parametrize("key", [KEY, ODD_KEY])
+def test_no_form_of_the_key_passes(key: str) -> None:
+    import urllib.parse
+
+    from farm.lm.messages import Secret
+
+    for lead in range(4):
+        encoded = base64.b64encode(b"x" * lead + key.encode() + b"yz").decode()
+        shown = Secret(key).scrub(f"before {encoded} after")
+        inner = base64.b64encode(key.encode())[4:16].decode()
+        assert inner not in shown
+        assert "****" in shown
+    for form in (key, urllib.parse.quote(key), urllib.parse.quote(key, safe=""), urllib.parse.quote_plus(key),
+                 json.dumps(key), key.encode().hex(), base64.urlsafe_b64encode(key.encode()).decode()):  # fmt: skip
+        assert "****" in Secret(key).scrub(f"<{form}>")
+        assert b"****" in Secret(key).scrub_bytes(f"<{form}>".encode())
+
+
+def test_an_answer_that_repeats_the_key_is_stored_without_it() -> None:
+    reply = ask(lambda r: web.json_response(chat_body(message={"content": f"A {r.headers['Authorization']}"})))
+    assert reply.text == "A Bearer ****"
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judge_corpus import Corpus, bare_pairs, corpus
+from judge_corpus import MODELS, Corpus, bare_pairs, corpus
 
 from farm.annotate.calls import Patience
 from farm.annotate.engine import assign, shown_order
@@ -98,13 +98,13 @@ def test_assignment_is_even_and_survives_a_change_of_the_pool(pool: Pool) -> Non
     assert len({a.id for a in assign(pool, pairs[0].id, 4, 1, "train")}) == 4
 
 
-@pytest.mark.parametrize("concurrency", [1, 16])
+@pytest.mark.parametrize("concurrency", [1, 16, 128])
 def test_same_judgements_at_any_concurrency(concurrency: int, judge_all: Judge, tmp_path: Path) -> None:
     made = corpus(150)
     endpoint = Remote()
     judged = judge_all(made, endpoint=endpoint, concurrency=concurrency, path=tmp_path / "remote.sqlite")
     assert free(judged) == free(judge_all(made))
-    assert endpoint.most == concurrency
+    assert min(concurrency, 16) <= endpoint.most <= concurrency
 
 
 def test_a_second_run_asks_nothing_and_says_the_same(small: Corpus, judge_all: Judge) -> None:
@@ -316,6 +316,81 @@ def test_bad_calls_are_refused_before_anything_is_sent(small: Corpus, judge_all:
 def test_nothing_to_judge(judge_all: Judge) -> None:
     assert judge_all(corpus(0)) == []
     assert judge_all(corpus(0), endpoint=Remote()) == []
+
+
+def test_answers_are_parsed_anew_without_a_call(judge_all: Judge, pool: Pool, small: Corpus) -> None:
+    first = judge_all(small)
+    edited = pool.annotator("a08").model_copy(update={"also_first": ("Alpha",)})
+    edited._parser = replace(pool.annotator("a08").reader, also_first=("Alpha",))
+    others = tuple(edited if a.id == "a08" else a for a in pool.annotators)
+    again = judge_all(small, pool=pool.model_copy(update={"annotators": others}), ask=False)
+    assert [(j.id, j.outcome, j.winner_id) for j in again] == [(j.id, j.outcome, j.winner_id) for j in first]
+    assert {j.annotator for a, j in zip(first, again, strict=True) if a.fingerprint != j.fingerprint} == {"a08"}
+
+
+def test_parsing_anew_says_what_the_ledger_lacks_and_keeps_what_failed(judge_all: Judge, small: Corpus) -> None:
+    broken = Remote(lambda n, r: CallError("rejected", "no") if r.model == "scripted/a11" else None)
+    broken.name = "in-process"
+    first = judge_all(small, endpoint=broken, patience=QUICK)
+    assert free(judge_all(small, ask=False)) == free(first)
+    with pytest.raises(AnnotatorError, match=r"lacks the answers for \d+ judgements \(a01: \d+, a02: "):
+        judge_all(small, ask=False, seed=2)
+
+
+def test_judgements_leave_in_order_and_are_not_kept(pool: Pool, small: Corpus, tmp_path: Path) -> None:
+    from farm.annotate import engine
+
+    got: list[Judgement] = []
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        engine.stream(
+            engine.compare(small.pairs, small.instructions, small.responses), pool, got.append, models=MODELS,
+            endpoint=Remote(), seed=1, purpose="train", ledger=ledger, concurrency=32,
+        )  # fmt: skip
+    assert [j.pair_id for j in got] == [p.id for p in small.pairs]
+
+
+INTERRUPTED = """
+import asyncio, sys
+sys.path.insert(0, {here!r})
+from judge_corpus import MODELS, corpus
+from test_engine import Remote
+from farm.annotate.engine import annotate
+from farm.annotate.ledger import Ledger
+from farm.annotate.pool import load_pool
+
+class Held(Remote):
+    async def complete(self, request, tag=""):
+        if self.calls == 40:
+            print("now", flush=True)
+        reply = await super().complete(request, tag)
+        if self.calls >= 40:
+            await asyncio.sleep(0.3)
+        return reply
+
+made = corpus(400)
+with Ledger({path!r}) as ledger:
+    annotate(made.pairs, made.instructions, made.responses, load_pool("farm13"), models=MODELS, endpoint=Held(),
+             seed=1, purpose="train", ledger=ledger, concurrency=8)
+"""
+
+
+def test_ctrl_c_lets_answers_under_way_arrive(tmp_path: Path) -> None:
+    path = tmp_path / "interrupted.sqlite"
+    code = INTERRUPTED.format(here=str(Path(__file__).parent), path=str(path))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "now\n"
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate()
+    assert "KeyboardInterrupt" in said
+    assert "answers under way" in said
+    with Ledger(path) as ledger:
+        counts = ledger.counts()
+    assert "unknown" not in counts  # everything sent came home; what was not sent says so
+    assert counts["answered"] >= 40
 
 
 SLOW_RUN = """

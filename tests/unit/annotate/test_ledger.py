@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from farm.annotate.ledger import Answer, Call, End, Ledger, request_key
-from farm.errors import RunError
+from farm.annotate.money import Price
+from farm.errors import BudgetError, RunError
 from farm.lm.endpoints import Reply, Request
 
 REQUEST = Request(model="m", messages=(("system", "s"), ("user", "u")), temperature=1.0, max_tokens=9, seed=3)
@@ -44,6 +45,7 @@ def test_failures_and_unknown_ends_are_no_answers(tmp_path: Path) -> None:
         {"max_tokens": 8},
         {"seed": 4},
         {"logprobs": 5},
+        {"response_format": "json_object"},
         {"messages": (("system", "s"), ("user", "u."))},
         {"messages": (("user", "s"), ("user", "u"))},
         {"messages": (("system", "su"), ("user", ""))},
@@ -96,3 +98,54 @@ def test_ten_thousand_answers_are_written_and_read_fast(tmp_path: Path) -> None:
             ledger.ended([End(a, k, Answer(REPLY, 0.0)) for a, k in zip(attempts, part, strict=True)])
         assert len(ledger.answers(keys)) == 10_000
     assert time.process_time() - started < 4
+
+
+VERSION_1 = """
+CREATE TABLE attempts (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL, annotator TEXT NOT NULL, endpoint TEXT NOT NULL, model TEXT NOT NULL,
+    sent_at REAL NOT NULL, ended_at REAL, status TEXT, detail TEXT, prompt_tokens INTEGER, completion_tokens INTEGER
+);
+CREATE TABLE answers (
+    key TEXT PRIMARY KEY, text TEXT NOT NULL, finish_reason TEXT NOT NULL, model TEXT NOT NULL,
+    prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, seconds REAL NOT NULL, top_logprobs TEXT
+) WITHOUT ROWID;
+INSERT INTO attempts VALUES (1, 'k1', 'a01', 'here', 'm', 1.0, 2.0, 'answered', NULL, 10, 2);
+INSERT INTO answers VALUES ('k1', 'text', 'stop', 'm', 10, 2, 0.25, NULL);
+PRAGMA user_version=1;
+"""
+
+
+def test_a_ledger_of_version_1_is_carried_over(tmp_path: Path) -> None:
+    path = tmp_path / "old.sqlite"
+    db = sqlite3.connect(path)
+    db.executescript(VERSION_1)
+    db.close()
+    for _ in range(2):
+        with Ledger(path, budget=1.0) as ledger:
+            assert ledger.answers(["k1"]) == {"k1": Answer(Reply("text", "stop", "m", 10, 2), 0.25)}
+            assert ledger.counts() == {"answered": 1}
+            assert ledger.spent() == 0.0
+
+
+def priced(key: str, usd: float) -> Call:
+    return Call(key, "a01", "here", "m", Price(1.0, 1.0), usd)
+
+
+def test_what_is_reserved_is_spent_until_the_end_is_known(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.sqlite", budget=1.0) as ledger, Ledger(tmp_path / "l.sqlite", budget=1.0) as other:
+        first = ledger.sent([priced("k1", 0.4), priced("k2", 0.4)])
+        assert other.exchange((), [priced("k3", 0.3), priced("k4", 0.2)])[0] is None  # another process's money
+        assert ledger.spent() == pytest.approx(1.0)
+        with pytest.raises(BudgetError):
+            other.sent([priced("k5", 0.1)])
+        ledger.ended([End(first[0], "k1", Answer(REPLY, 0.1, 0.15)), End(first[1], "k2", None, "retry", "HTTP 500")])
+        assert other.spent() == pytest.approx(0.35)
+        (lost,) = other.sent([priced("k5", 0.5)])
+        other.ended([End(lost, "k5", None, "lost", "cut off")])
+        assert ledger.spent() == pytest.approx(0.85)
+        assert [(u["key"], u["reserved_usd"]) for u in ledger.unknown()] == [("k4", 0.2), ("k5", 0.5)]
+
+
+def test_an_answer_without_token_counts_costs_the_worst_case() -> None:
+    assert priced("k", 0.7).answer(Reply("A", "stop", "m", 0, 0), 0.1).usd == 0.7
+    assert priced("k", 0.7).answer(Reply("A", "stop", "m", 100_000, 0), 0.1).usd == pytest.approx(0.1)

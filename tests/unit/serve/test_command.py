@@ -83,7 +83,9 @@ def test_the_faults_are_listed(started: list[dict[str, Any]], capsys: pytest.Cap
 
 def test_it_announces_itself_serves_and_ends_on_ctrl_c(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "farm", "serve", "--port", "0", "--model", "my-judge", "--log", f"{tmp_path}/log"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+    # A shell's background job ignores Ctrl-C, and its children inherit that.
+    heeds = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **heeds) as server:
         assert server.stdout is not None
         said = [server.stdout.readline() for _ in range(6)]
         text = "".join(said)
