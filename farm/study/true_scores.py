@@ -14,7 +14,7 @@ resamples of the instructions where there are any), then correct the draw by S (
 rates are bent near 0 and 1, where a straight line through methods of very different quality would miss; sides whose
 scores all lie in [0, 1] or [0, 100] are therefore modelled as logits and turned back. With dozens of methods this
 decides: without it intervals for saturating boards of 30 to 60 methods covered 25-90% in simulation
-(``tests/slow/test_coverage.py`` holds them to 88% and more).
+(``tests/slow/test_many_studies.py`` holds them to 88% and more).
 
 Intervals from these draws cover at about their nominal rate in the offline world, where the naive bootstrap covers
 41% with 20 methods and 78% with 8 (``benchmarks/coverage.py``). They are about these methods: no method that was not

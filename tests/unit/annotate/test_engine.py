@@ -379,7 +379,12 @@ def test_ctrl_c_lets_answers_under_way_arrive(tmp_path: Path) -> None:
     code = INTERRUPTED.format(here=str(Path(__file__).parent), path=str(path))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     child = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job would ignore it
     )
     assert child.stdout is not None
     assert child.stdout.readline() == "now\n"

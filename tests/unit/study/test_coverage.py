@@ -1,4 +1,4 @@
-"""Intervals hold the truth about as often as they say: a few studies here, 500 in ``tests/slow/test_coverage.py``.
+"""Intervals hold the truth about as often as they say: a few studies here, 500 in ``tests/slow/test_many_studies.py``.
 
 Everything is seeded, so that these numbers are the same on every machine; the bounds leave room for chance (four
 standard errors) for the day when a seed changes.
