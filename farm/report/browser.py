@@ -75,6 +75,21 @@ class Entry:
         }
         return tuple(name for name in FILTERS if found[name])
 
+    @property
+    def tally(self) -> str:
+        """Who won how often, the annotators' acts and then the people's."""
+        parts = []
+        for person in (False, True):
+            counts: dict[str, int] = {}
+            for o in self.opinions:
+                if o.person == person:
+                    name = o.outcome if o.prefers is None else o.prefers
+                    counts[name] = counts.get(name, 0) + 1
+            if counts:
+                shown = ", ".join(f"{name} \u00d7 {n}" for name, n in sorted(counts.items(), key=lambda one: -one[1]))
+                parts.append(f"people: {shown}" if person else shown)
+        return "; ".join(parts)
+
     def _winners(self, *, person: bool) -> dict[str, int]:
         votes: dict[str, int] = {}
         for o in self.opinions:
