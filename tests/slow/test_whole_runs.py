@@ -91,6 +91,7 @@ def test_the_manifest_tells_what_was_done(whole):
     manifest = json.loads((whole / "manifest.json").read_text())
     assert manifest["wall_seconds"] > 0
     assert "8-report" in manifest["steps"]
+    assert {*manifest["steps"], "0-data"} == set(manifest["planned"])
 
 
 def test_an_unreachable_judge_is_named_and_nothing_is_lost(whole, tmp_path):

@@ -11,7 +11,7 @@ from farm.errors import DataError
 from farm.recipe import Recipe
 from farm.records import Response
 from farm.runs import Step
-from farm.stages import Run
+from farm.stages import Run, planned
 from farm.stages.train import pair_up
 
 TEXTS = ("red", "blue", "red", "green", "grey")
@@ -164,3 +164,22 @@ def test_without_a_bar_a_terminal_gets_lines(clock, capsys, monkeypatch):
     clock[0] += 0.1
     progress(2, 10)
     assert capsys.readouterr().err == "  worker: 2/10, 0.2/s, 40 s left\n"
+
+
+def test_the_manifest_says_from_the_start_which_steps_the_line_has(tmp_path):
+    settings = {"name": "x", "seeds": [0, 2], "data": {"world": "offline"}}
+    study = {"best_of_n": None, "agreement_pairs": 5}
+    run = Run(tmp_path, Recipe.model_validate(settings | {"study": study}))
+    names = planned(run)
+    run.begin(names)
+    saved = json.loads((tmp_path / "manifest.json").read_text())["planned"]
+    assert saved == names
+    assert names[:3] == ["0-data", "1-sft/seed-0", "1-sft/seed-2"]
+    assert names[-2:] == ["7-study/across", "8-report"]
+    assert "6-evaluate/sft/seed-2" in names
+    assert "7-study/cross/seed-0" in names
+    assert not any(name.startswith("7-study/best-of-n") for name in names)
+    assert len(names) == len(set(names))
+    more = planned(Run(tmp_path, Recipe.model_validate(settings | {"study": {"agreement_pairs": 0}})))
+    assert {*more} - {*names} == {"7-study/best-of-n/seed-0", "7-study/best-of-n/seed-2"}
+    assert {*names} - {*more} == {"7-study/cross/seed-0"}

@@ -85,21 +85,21 @@ def test_other_training_seeds_are_paired_in_order(folders, tmp_path):
 
 def test_the_page_says_what_differs(folders, tmp_path, capsys):
     out = tmp_path / "page.html"
-    main(
-        ["report", *(str(folders[n]) for n in ("base", "better", "shorter")), "--out", str(out), "--svg", str(tmp_path)]
-    )
+    runs = [str(folders[name]) for name in ("base", "better", "shorter")]
+    main(["report", *runs, "--out", str(out), "--svg", str(tmp_path)])
     said = capsys.readouterr().out
     assert "better lies above base in win rate, in points: ppo by 25.0 [" in said
     assert "shorter is not compared with base in gold (evaluated on other instructions) and win rate" in said
     page = out.read_text(encoding="utf-8")
-    for heading in (
+    headings = (
         "Runs",
         "Methods by runs",
         "The same method in different runs",
         "Curves",
         "Settings that differ",
         "Costs",
-    ):
+    )
+    for heading in [*headings, "Costs"]:
         assert f"<h2><bdi>{heading}</bdi></h2>" in page
     assert re.search(r"improve\.ppo\.steps.*?>0<.*?>25<", page, re.DOTALL)
     assert "seeds" not in re.findall(r'<th scope="row"><bdi>(seeds)</bdi>', page)
@@ -109,7 +109,8 @@ def test_the_page_says_what_differs(folders, tmp_path, capsys):
 def test_recipes_are_compared_setting_by_setting():
     recipe = {"a": {"b": [1, 2], "c": {}}, "improve": {"x": ["ppo", {"steps": 3, "optim": {"lr": 0.1}}]}, "t": "<b>"}
     assert comparison.flattened(recipe) == {
-        "a.b": "[1, 2]", "a.c": "{}", "improve.x": "ppo", "improve.x.steps": "3", "improve.x.optim.lr": "0.1", "t": "<b>"
+        "a.b": "[1, 2]", "a.c": "{}", "improve.x": "ppo", "improve.x.steps": "3", "improve.x.optim.lr": "0.1",
+        "t": "<b>",
     }  # fmt: skip
 
 
@@ -161,7 +162,7 @@ def test_a_page_made_again_in_place_is_the_same(folders, tmp_path, capsys):
 def test_charts_leave_the_page_whole_and_in_its_colours(folders):
     page = render(comparison.page(read([folders["base"], folders["better"]])))
     drawn = files.charts(page)
-    assert list(drawn)[0].startswith("methods-by-runs")
+    assert next(iter(drawn)).startswith("methods-by-runs")
     assert {"curves-ppo", "curves-ppo-2"} <= set(drawn)
     for svg in drawn.values():
         assert "var(--" not in svg
