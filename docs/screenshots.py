@@ -152,12 +152,14 @@ def _server(*arguments: str) -> Iterator[dict[str, str]]:
 
 def _live(shots: Shots, recipe: str) -> None:
     """The live view of a run that has come to training policies."""
-    run = subprocess.Popen([sys.executable, "-m", "farm", "run", recipe, "--out", recipe], stderr=subprocess.DEVNULL)
+    out = f"live-{recipe}"
+    run = subprocess.Popen([sys.executable, "-m", "farm", "run", recipe, "--out", out], stderr=subprocess.DEVNULL)
     try:
         end = time.monotonic() + PATIENCE
-        while time.monotonic() < end and run.poll() is None and not [*Path(recipe).glob("5-*/*/*.partial/now.json")]:
+        measured = "5-*/ppo*/*.partial/resume/so_far.json"
+        while run.poll() is None and time.monotonic() < end and not any(Path(out).glob(measured)):
             time.sleep(0.5)
-        with _server("watch", recipe, "--serve") as links:
+        with _server("watch", out, "--serve") as links:
             shots.take("watch", links[""])
     finally:
         run.terminate()

@@ -26,7 +26,7 @@ def find(kind: Kind, name: str | Path) -> Path:
     Raises DataError listing what exists.
     """
     given = Path(name).expanduser()
-    if given.exists():
+    if given.is_file() or (given.is_dir() and kind != "recipes"):  # a run folder may be called like its recipe
         return given
     shipped = folder(kind)
     for candidate in (shipped / given.name, shipped / f"{given.name}.yaml"):

@@ -218,9 +218,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 def born(pid: int) -> str | None:
     """When a process began, in the kernel's ticks since boot, to tell it from a later one with the same number; None
-    where it is gone or the system does not say (only Linux does)."""
+    where it has ended (even if its parent has not noticed) or the system does not say (only Linux does)."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return None if stat[0] in "ZX" else stat[19]
     except (OSError, IndexError):
         return None
 

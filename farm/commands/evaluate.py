@@ -110,7 +110,8 @@ def evaluate(args: argparse.Namespace) -> None:
         from farm.commands.sources import write_text
         from farm.report import evaluation
 
-        files = ", ".join(path.name for path in args.judgements)
+        names = [path.name if path.is_file() else f"{path.parent.name}/{path.name}" for path in args.judgements]
+        files = ", ".join(names) if len(names) <= 4 else f"{names[0]} and {len(names) - 1} more"
         about = f"{files}; format {args.format}; seed {seed}"
         text = evaluation.render(rows, sources, shown, ratings, [r for _, r in loaded.rejected], about=about)
         write_text(args.report, text)

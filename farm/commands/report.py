@@ -49,11 +49,10 @@ def _stage(args: argparse.Namespace) -> None:
     from farm.errors import DataError
 
     try:
-        if Path(args.recipe).is_dir():
-            raise DataError(f"{args.recipe} is a folder without a manifest.json")
         resources.find("recipes", args.recipe)
     except DataError as e:
-        raise RecipeError(f"{args.recipe}: neither a run folder nor a recipe ({e})") from None
+        why = "a folder without a manifest.json" if Path(args.recipe).is_dir() else e
+        raise RecipeError(f"{args.recipe}: neither a run folder nor a recipe ({why})") from None
     recipe, folder = stage.load(args)
     print(pipeline.run(recipe, folder))
     _export(args, folder / "8-report" / "index.html")

@@ -204,12 +204,12 @@ class OpenAIEndpoint:
                 raise MissingExtra("asking a judge over HTTP needs: pip install 'openai[aiohttp]'") from None
             self._loop = loop
             # Redirects would carry the prompts elsewhere; a proxy has no business between us and this machine. The
-            # engine bounds the calls at a time, so the pool of connections need not.
+            # engine bounds the calls at a time, so the pool of connections shall not (without a limit: aiohttp's 100).
             self._client = openai.DefaultAioHttpClient(
                 follow_redirects=False,
                 trust_env=not self.local,
                 timeout=httpx2.Timeout(self.timeout, connect=min(_CONNECT_SECONDS, self.timeout)),
-                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=60.0),
+                limits=httpx2.Limits(max_connections=4096, max_keepalive_connections=4096, keepalive_expiry=60.0),
                 headers={"Authorization": f"Bearer {self._secret.value or 'none'}", "User-Agent": "rlhf-farm"},
             )
         return self._client

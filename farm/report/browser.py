@@ -125,7 +125,7 @@ def collect(run: Path) -> list[Entry]:
     for row in sorted((run / "6-evaluate").glob("*")):
         for step in sorted(row.glob("seed-*"), key=_number)[:1]:
             mine, reference = _responses([step / "responses.jsonl"]), _responses([step / "reference.jsonl"])
-            labels = dict.fromkeys(reference, "reference") | dict.fromkeys(mine, row.name)
+            labels = {r.id: r.policy for r in (*reference.values(), *mine.values())}
             entries += _entries(row.name, step, asked, mine | reference, labels)
     return entries
 

@@ -177,6 +177,8 @@ def _state(
     if holder.get("host") == socket.gethostname():
         if isinstance(pid, int) and _alive(pid, holder.get("born")):
             return "running", f"process {pid}"
+        if complete and not partial:
+            return "done", "finished"
         return "crashed", f"process {pid} ended without a word (killed, or the machine went down); {again}"
     age = now - _newest(folder, partial)
     where = f"process {pid} on {holder.get('host')}"
@@ -191,8 +193,8 @@ def _alive(pid: int, born: object) -> bool:
     except ProcessLookupError:
         return False
     except OSError:
-        pass  # it is there and somebody else's
-    return born is None or runs.born(pid) in (None, born)
+        return True  # it is there and somebody else's
+    return born is None or runs.born(pid) == born
 
 
 def _newest(folder: Path, partial: Iterable[str]) -> float:

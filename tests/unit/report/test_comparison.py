@@ -184,3 +184,12 @@ def test_charts_leave_the_page_whole_and_in_its_colours(folders):
 def test_a_page_changed_by_hand_gives_no_files(inside):
     with pytest.raises(DataError, match="chart a-b"):
         files.charts(f'<h2>A &amp; B</h2><svg version="1.1" class="chart" width="1">{inside}</svg>')
+
+
+def test_a_run_folder_called_like_a_recipe_does_not_hide_it(tmp_path, monkeypatch):
+    from farm import resources
+
+    (tmp_path / "quickstart").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert resources.find("recipes", "quickstart").name == "quickstart.yaml"
+    assert resources.find("annotators", "quickstart").is_dir()

@@ -89,7 +89,7 @@ def test_a_process_that_is_gone_a_later_one_with_its_number_and_one_elsewhere(ru
     hold(run, pid=int(gone.stdout))
     assert live.read(run).state == "crashed"
     hold(run, born="1")
-    assert live.read(run).state == ("crashed" if runs.born(os.getpid()) else "running")
+    assert live.read(run).state == "crashed"
     hold(run, host="elsewhere.invalid")
     assert live.read(run).state == "running"  # files have just changed
     for path in run.rglob("*"):
@@ -97,6 +97,15 @@ def test_a_process_that_is_gone_a_later_one_with_its_number_and_one_elsewhere(ru
     seen = live.read(run)
     assert seen.state == "silent"
     assert "elsewhere.invalid" in seen.message
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says when a process began")
+def test_a_process_that_ended_and_whose_parent_has_not_noticed(run):
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    hold(run, pid=child.pid, born=runs.born(child.pid))
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert live.read(run).state == "crashed"
+    child.wait()
 
 
 @pytest.mark.parametrize(
@@ -125,6 +134,8 @@ def test_a_finished_run(run):
     seen = live.read(run)
     assert (seen.state, seen.waiting) == ("done", 0)
     assert seen.report == str(run / "8-report/index.html")
+    hold(run, born="1")  # killed after the last step
+    assert live.read(run).state == "done"
     (run / runs.HOLDER).unlink()  # by an earlier version
     assert live.read(run).state == "done"
 
