@@ -4,13 +4,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/quickstart
+RUNS ?=
+LAB ?=
 
-.PHONY: help setup dev quickstart test slow browser check format lock wheel clean
+.PHONY: help setup dev quickstart test slow browser screenshots check format lock wheel clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
 	@echo "make check        ruff, mypy, layers, file lengths"
 	@echo "make slow         the tests that take minutes"
+	@echo "make screenshots  a picture of every page, in build/screenshots (needs Chromium)"
 	@echo "make browser      the labelling page in headless Chromium (skipped where there is none)"
 
 # A CPU build of torch is enough; on Linux, pip's default index serves the CUDA build (see README, 'Install').
@@ -39,6 +42,10 @@ slow: dev
 
 browser: dev
 	$(BIN)/python -m pytest -m browser tests/browser
+
+# RUNS="a b" and LAB=c picture these run folders; without them two small runs are made first.
+screenshots: dev
+	$(BIN)/python docs/screenshots.py $(RUNS) $(if $(LAB),--laboratory $(LAB)) --out build/screenshots
 
 check: dev
 	$(BIN)/ruff check .

@@ -202,7 +202,5 @@ def best_penalty(rows: l1_logistic.Rows) -> float:
     scores = np.zeros(len(PENALTIES))
     for k in range(FOLDS):
         train, test = rows.at(fold != k), rows.at(fold == k)
-        fits = [l1_logistic.fit(train, float(c), seed) for c, seed in zip(PENALTIES, SEEDS, strict=True)]
-        z = np.array(fits) @ test.x.T
-        scores -= (l1_logistic.logistic(z)[1] - test.y * z) @ test.weight / len(test.y)
+        scores -= test.losses(l1_logistic.fits(train, PENALTIES.tolist(), SEEDS)) / len(test.y)
     return float(PENALTIES[int(scores.argmax())])

@@ -6,14 +6,16 @@ then a line search. The published length-controlled win rates come from liblinea
 (tolerance 1e-4): its order of coordinates, its active sets and its stopping rules are therefore part of the
 definition, and are kept. A target y stands for two rows there, label 1 with weight y and label 0 with 1 - y; both have
 the same features, so all sums are taken over one row here. With few features the Newton model is a small matrix, and
-an iteration costs one pass over the rows.
+an iteration costs one pass over the rows, made for all penalties together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from math import exp, inf
+from itertools import cycle
+from math import expm1, inf
 from operator import mul
 
 import numpy as np
@@ -53,13 +55,27 @@ class Rows:
 
     @cached_property
     def at_zero(self) -> tuple[Array, Array]:
-        """Gradient (k,) and Hessian (k * k,) of the loss at w = 0, the same for every penalty but for a factor."""
-        return self.weighted @ (1.0 - 2.0 * self.y), self.products.sum(axis=1)
+        """Gradient (k,) and Hessian (k, k) of the loss at w = 0."""
+        return self.weighted @ (1.0 - 2.0 * self.y), self.weighted @ self.halves.T
 
     @cached_property
     def largest(self) -> list[float]:
         """The largest absolute value of every feature."""
         found: list[float] = np.abs(self.x).max(axis=0).tolist()
+        return found
+
+    def derivatives(self, w: Array) -> tuple[Array, Array]:
+        """Gradients (m, k) and Hessians (m, k, k) of the loss at coefficients (m, k)."""
+        bent = w @ self.halves
+        np.tanh(bent, out=bent)
+        gradient = self.at_zero[0] + bent @ self.weighted.T
+        np.square(bent, out=bent)
+        return gradient, self.at_zero[1] - (bent @ self.products.T).reshape(len(w), *self.at_zero[1].shape)
+
+    def losses(self, w: Array) -> Array:
+        """The loss (m,) at coefficients (m, k)."""
+        z = w @ self.x.T
+        found: Array = (logistic(z)[1] - self.y * z) @ self.weight
         return found
 
     def at(self, keep: npt.NDArray[np.bool_]) -> Rows:
@@ -77,141 +93,106 @@ def logistic(z: Array) -> tuple[Array, Array]:
 def fit(rows: Rows, c: float, seed: int) -> Array:
     """Coefficients (k,) at penalty ``1 / c``; ``seed`` is that of the 32-bit Mersenne Twister that orders coordinates.
 
-    Every call starts from zero. It ends when the violation of optimality is ``TOLERANCE`` of that at the start, times
+    Every fit starts from zero. It ends when the violation of optimality is ``TOLERANCE`` of that at the start, times
     the share of the rarer label.
     """
-    n, k = rows.x.shape
-    ones, zeros = int(np.count_nonzero(rows.y > 0)), int(np.count_nonzero(rows.y < 1))
-    stop = TOLERANCE * max(min(ones, zeros), 1) / (ones + zeros)
-    coordinates = _Coordinates(k, seed, ones + zeros)
-    w, half, bent = [0.0] * k, np.zeros(n), np.empty(n)  # half = z / 2, bent = tanh of it
-    gradient, curvature = first, second = rows.at_zero
-    start, inner = -1.0, 1.0
+    found: Array = fits(rows, [c], [seed])[0]
+    return found
+
+
+def fits(rows: Rows, cs: Sequence[float], seeds: Sequence[int]) -> Array:
+    """Coefficients (m, k) of :func:`fit` at several penalties, each with its own seed.
+
+    The fits do not know of each other: they only take their passes over the rows together.
+    """
+    gradient, hessian = rows.at_zero
+    made = [_Fit(rows, c, seed) for c, seed in zip(cs, seeds, strict=True)]
+    for one in made:
+        one.slope, one.hessian = (one.c * gradient).tolist(), (one.c * hessian).tolist()
+    running = made
     for _ in range(NEWTON_STEPS):
-        slope = (c * gradient).tolist()
-        violation = coordinates.activate(w, slope)
-        start = violation if start < 0 else start
-        if violation <= stop * start:
+        running = [one for one in running if one.descends()]
+        if not running:
             break
-        hessian = (c * curvature).reshape(k, k).tolist()
-        target, sweeps = coordinates.descend(w, slope, hessian, inner * start)
-        w, half = _search(rows, c, w, half, target, slope, hessian)
-        inner *= 0.25 if sweeps == 1 else 1.0
-        np.tanh(half, out=bent)
-        gradient = first + rows.weighted @ bent
-        np.square(bent, out=bent)
-        curvature = second - rows.products @ bent
-    return np.array(w)
+        c = np.array([one.c for one in running])
+        gradients, hessians = rows.derivatives(np.array([one.target for one in running]))
+        slopes, curvatures = (c[:, None] * gradients).tolist(), (c[:, None, None] * hessians).tolist()
+        for one, slope, curvature in zip(running, slopes, curvatures, strict=True):
+            one.move(slope, curvature)
+    return np.array([one.w for one in made])
 
 
-def _search(
-    rows: Rows,
-    c: float,
-    w: list[float],
-    half: Array,
-    target: list[float],
-    gradient: list[float],
-    hessian: list[list[float]],
-) -> tuple[list[float], Array]:
-    """Halve the step until the objective falls by enough.
+class _Fit:
+    """One fit: coefficients ``w``, the first two derivatives of c times the loss there, and the next ``target``.
 
-    A full step that moves no row's z by more than m changes the loss by at most g s + s H s (e^m - m - 1) / m^2
-    (Bach 2010, Electron. J. Statist. 4, for losses whose third derivative is bounded by the second). Where that
-    already proves the decrease, as it does at all but the first steps, the loss itself is not needed.
-    """
-    step = [t - v for t, v in zip(target, w, strict=True)]
-    change = np.array(step) @ rows.halves
-    penalty = _norm(w)
-    predicted = sum(map(mul, gradient, step)) + _norm(target) - penalty
-    curve = sum(s * sum(map(mul, row, step)) for s, row in zip(step, hessian, strict=True))
-    reach = sum(map(mul, map(abs, step), rows.largest))
-    if reach > 1.5:  # the cheap bound on m may be far above it
-        reach = 2 * max(float(change.max()), -float(change.min()))
-    if reach < 5:
-        growth = (exp(reach) - reach - 1) / reach**2 if reach > 1e-3 else 0.5 + reach
-        if predicted + curve * growth <= DECREASE * predicted:
-            return target, half + change
-    loss = c * _loss(rows, 2 * half)
-    for halving in range(HALVINGS):
-        size = 0.5**halving
-        new, there = [v + size * s for v, s in zip(w, step, strict=True)], half + size * change
-        if c * _loss(rows, 2 * there) - loss + _norm(new) - penalty <= DECREASE * size * predicted:
-            return new, there
-    return w, half
-
-
-def _loss(rows: Rows, z: Array) -> float:
-    return float(rows.weight @ (np.log1p(np.exp(-np.abs(z))) + np.maximum(z, 0.0) - rows.y * z))
-
-
-def _norm(w: list[float]) -> float:
-    return sum(map(abs, w))
-
-
-def _violation(w: float, gradient: float, bound: float) -> float:
-    """How far a coordinate is from the optimum of loss + |w|; below 0 for one so far inside that it may rest."""
-    if w > 0:
-        return abs(gradient + 1)
-    if w < 0:
-        return abs(gradient - 1)
-    if gradient < -1:
-        return -1 - gradient
-    if gradient > 1:
-        return gradient - 1
-    return -1.0 if bound - 1 < gradient < 1 - bound else 0.0
-
-
-class _Coordinates:
-    """The order in which coordinates are visited, drawn as liblinear draws it, and which of them rest.
-
-    Draws are words of the Mersenne Twister scaled to a range (Lemire 2019). A coordinate at zero rests when its
-    gradient is further inside the penalty than the largest violation of the last pass, per row.
+    Coordinates are visited in the order in which liblinear visits them: draws are words of the Mersenne Twister scaled
+    to a range (Lemire 2019). A coordinate at zero rests when its gradient is further inside the penalty than the
+    largest violation of the last pass, per row.
     """
 
-    def __init__(self, k: int, seed: int, rows: int) -> None:
-        self.order, self.active, self.rows = list(range(k)), k, rows
-        self.words, self.used, self.bound = _words(seed), 0, inf
+    def __init__(self, rows: Rows, c: float, seed: int) -> None:
+        k = rows.x.shape[1]
+        ones, zeros = int(np.count_nonzero(rows.y > 0)), int(np.count_nonzero(rows.y < 1))
+        self.rows, self.c, self.draw, self.labels = rows, c, cycle(_words(seed)).__next__, ones + zeros
+        self.stop, self.enough = TOLERANCE * max(min(ones, zeros), 1) / (ones + zeros), -1.0
+        self.order, self.active, self.bound = list(range(k)), k, inf
+        self.w, self.target = [0.0] * k, [0.0] * k
+        self.slope, self.hessian = [0.0] * k, [[0.0] * k] * k
 
-    def activate(self, w: list[float], gradient: list[float]) -> float:
+    def descends(self) -> bool:
+        """Set the next target; False at the optimum."""
+        violation = self._activate()
+        if self.enough < 0:
+            self.stop *= violation
+            self.enough = violation
+        if violation <= self.stop:
+            return False
+        self._descend()
+        return True
+
+    def _activate(self) -> float:
         """Let coordinates rest or wake for one Newton step; returns the sum of violations."""
-        self.active, worst, total = self._pass(len(w), w, gradient, self.bound)
-        self.bound = worst / self.rows
-        return total
-
-    def _pass(self, size: int, w: list[float], gradient: list[float], bound: float) -> tuple[int, float, float]:
-        s, worst, total, order = 0, 0.0, 0.0, self.order
+        w, slope, order, bound = self.w, self.slope, self.order, self.bound
+        s, size, worst, total = 0, len(w), 0.0, 0.0
         while s < size:
             j = order[s]
-            violation = _violation(w[j], gradient[j], bound)
-            if violation < 0:
+            violation = _violation(w[j], slope[j])
+            if violation < -bound:
                 size -= 1
                 order[s], order[size] = order[size], j
                 continue
-            worst, total, s = max(worst, violation), total + violation, s + 1
-        return size, worst, total
+            s += 1
+            if violation > 0:
+                total += violation
+                if violation > worst:
+                    worst = violation
+        self.active, self.bound = size, worst / self.labels
+        return total
 
-    def descend(
-        self, w: list[float], gradient: list[float], hessian: list[list[float]], enough: float
-    ) -> tuple[list[float], int]:
-        """Minimise the Newton model plus |w| over the active coordinates; returns the minimiser and the sweeps."""
-        target, moved, order = w.copy(), [0.0] * len(w), self.order
+    def _descend(self) -> None:
+        """Minimise the Newton model plus |w| over the active coordinates."""
+        target, moved = self.w.copy(), [0.0] * len(self.w)
+        gradient, hessian, order, draw = self.slope, self.hessian, self.order, self.draw
         size, bound = self.active, inf
-        for sweep in range(1, SWEEPS + 1):
-            self._shuffle(size)
+        for sweep in range(SWEEPS):
+            for s in range(size):
+                j = s + (draw() * (size - s) >> 32)
+                order[j], order[s] = order[s], order[j]
             s, worst, total = 0, 0.0, 0.0
             while s < size:
                 j = order[s]
                 row, here = hessian[j], target[j]
                 slope = gradient[j] + moved[j] * RIDGE + sum(map(mul, row, moved))
-                violation = _violation(here, slope, bound)
-                if violation < 0:
+                violation = _violation(here, slope)
+                if violation < -bound:
                     size -= 1
                     order[s], order[size] = order[size], j
                     continue
                 s += 1
-                total += violation
-                if violation > worst:
-                    worst = violation
+                if violation > 0:
+                    total += violation
+                    if violation > worst:
+                        worst = violation
                 curvature = row[j] + RIDGE
                 if slope + 1 < curvature * here:
                     step = -(slope + 1) / curvature
@@ -223,20 +204,51 @@ class _Coordinates:
                     step = min(max(step, -10.0), 10.0)
                     target[j] = here + step
                     moved[j] += step
-            if total > enough:
-                bound = worst / self.rows
+            if total > self.enough:
+                bound = worst / self.labels
             elif size == self.active:
-                return target, sweep
+                break
             else:
                 size, bound = self.active, inf
-        return target, SWEEPS
+        self.target = target
+        if sweep == 0:
+            self.enough *= 0.25
 
-    def _shuffle(self, size: int) -> None:
-        order, words, used = self.order, self.words, self.used
-        for j in range(size):
-            i = j + (words[(used + j) % len(words)] * (size - j) >> 32)
-            order[i], order[j] = order[j], order[i]
-        self.used = used + size
+    def move(self, slope: list[float], hessian: list[list[float]]) -> None:
+        """Go to the target, where the derivatives are these, or less far if the objective falls by too little.
+
+        If no row's z moves by more than m, the loss changes by at most (1 - u) times the slope along the step at its
+        start plus u times that at its end, 1 - u = 1 / m - 1 / (e^m - 1): the third derivative is bounded by the second
+        (Bach 2010, Electron. J. Statist. 4), and u is met where the curvature falls by e^m. Where that already proves
+        the decrease, as it does nearly always, the loss itself is not needed.
+        """
+        w, target = self.w, self.target
+        step = [t - v for t, v in zip(target, w, strict=True)]
+        penalty = sum(map(abs, target)) - sum(map(abs, w))
+        start, end = sum(map(mul, self.slope, step)) + penalty, sum(map(mul, slope, step)) + penalty
+        reach = max(sum(map(mul, map(abs, step), self.rows.largest)), 1e-6)
+        share = 1 / reach - 1 / expm1(reach) if reach < 100 else 0.0
+        if share * start + (1 - share) * end <= DECREASE * start:
+            self.w, self.slope, self.hessian = target, slope, hessian
+            return
+        self._search(step, start)
+
+    def _search(self, step: list[float], predicted: float) -> None:
+        """Halve the step until the objective falls by enough."""
+        sizes = np.concatenate([[0.0], 0.5 ** np.arange(HALVINGS)])
+        tried = np.array(self.w) + sizes[:, None] * np.array(step)
+        value = self.c * self.rows.losses(tried) + np.abs(tried).sum(axis=1)
+        good = value - value[0] <= DECREASE * sizes * predicted
+        w = tried[int(good[1:].argmax()) + 1 if good[1:].any() else 0]
+        gradient, hessian = self.rows.derivatives(w[None])
+        self.w, self.slope, self.hessian = w.tolist(), (self.c * gradient[0]).tolist(), (self.c * hessian[0]).tolist()
+
+
+def _violation(w: float, gradient: float) -> float:
+    """How far a coordinate is from the optimum of loss + |w|; at zero, below 0 by how far it is inside the penalty."""
+    if w:
+        return abs(gradient + 1) if w > 0 else abs(gradient - 1)
+    return abs(gradient) - 1
 
 
 @lru_cache(maxsize=16)
