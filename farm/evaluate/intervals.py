@@ -32,9 +32,11 @@ def weights(n: int, seed: int, resamples: int = RESAMPLES, purpose: str = "boots
 
     Keyed by ``(seed, purpose, n)`` alone, so all statistics on n instructions share their resamples.
     """
-    drawn = rng(seed, purpose, n).integers(0, n, size=(resamples, n))
-    cells = (drawn + n * np.arange(resamples)[:, None]).ravel()
-    counts = np.bincount(cells, minlength=resamples * n).reshape(resamples, n) / n
+    stream, counts = rng(seed, purpose, n), np.empty((resamples, n))
+    for k in range(0, resamples, 100):  # few enough to stay in the cache
+        part = counts[k : k + 100]
+        cells = stream.integers(0, n, size=part.shape) + n * np.arange(len(part))[:, None]
+        np.divide(np.bincount(cells.ravel(), minlength=part.size).reshape(part.shape), n, out=part)
     counts.flags.writeable = False
     return counts
 

@@ -66,11 +66,12 @@ class Rows:
 
     def derivatives(self, w: Array) -> tuple[Array, Array]:
         """Gradients (m, k) and Hessians (m, k, k) of the loss at coefficients (m, k)."""
+        first, second = self.at_zero
         bent = w @ self.halves
         np.tanh(bent, out=bent)
-        gradient = self.at_zero[0] + bent @ self.weighted.T
+        gradient = first + (self.weighted @ bent.T).T
         np.square(bent, out=bent)
-        return gradient, self.at_zero[1] - (bent @ self.products.T).reshape(len(w), *self.at_zero[1].shape)
+        return gradient, second - (self.products @ bent.T).T.reshape(len(w), *second.shape)
 
     def losses(self, w: Array) -> Array:
         """The loss (m,) at coefficients (m, k)."""
@@ -207,12 +208,11 @@ class _Fit:
             if total > self.enough:
                 bound = worst / self.labels
             elif size == self.active:
+                self.enough *= 0.25 if sweep == 0 else 1.0
                 break
             else:
                 size, bound = self.active, inf
         self.target = target
-        if sweep == 0:
-            self.enough *= 0.25
 
     def move(self, slope: list[float], hessian: list[list[float]]) -> None:
         """Go to the target, where the derivatives are these, or less far if the objective falls by too little.
