@@ -42,10 +42,11 @@ def main() -> None:
         from playwright.sync_api import sync_playwright
     except ImportError:
         sys.exit("screenshots need playwright's Python package: pip install playwright")
+    out = args.out.resolve()  # before the folder changes
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
         os.chdir(scratch)  # so that pages name runs, not places on this machine
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        shots = Shots(browser, args.out.resolve(), args.only)
+        shots = Shots(browser, out, args.only)
         runs = [_named(run) for run in args.runs] or [_tiny(seed) for seed in (0, 1)]
         _files(shots, runs, args.laboratory and _named(args.laboratory))
         if shots.wanted("watch"):
