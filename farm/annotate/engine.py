@@ -66,8 +66,8 @@ def annotate(
     the two responses, so that a repetition asks in the other order. ``skip(pair id, annotator id)`` names acts whose
     label noise will overwrite: they are not asked and come back as ``skipped``. Identical texts are settled unasked.
     Answers in the ledger are not asked for again; with ``ask`` False nothing is asked at all. ``concurrency`` is the
-    upper bound of calls at a time; ``batch`` sends them through the Batch API
-    instead. ``prices`` (default: the shipped table) are what the ledger's budget is kept by.
+    upper bound of calls at a time; ``batch`` sends them through the Batch API instead. ``prices`` (default: the
+    shipped table) are what the ledger's budget is kept by.
 
     Returns judgements in the order of ``pairs``, then of the pool. Raises DataError when a pair names an unknown
     instruction or response or occurs twice, AnnotatorError when the judge cannot be used at all or, without ``ask``,
