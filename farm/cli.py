@@ -42,9 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     p = parser()
     args = p.parse_args(arguments)
     if args.version:
-        from importlib.metadata import version
+        from farm.resources import installed
 
-        print(f"farm {version('rlhf-farm')}")
+        print(f"farm {installed()}")
         return
     if args.command is None:
         p.print_help()

@@ -34,3 +34,13 @@ def find(kind: Kind, name: str | Path) -> Path:
             return candidate
     names = sorted(p.stem for p in shipped.iterdir() if not p.name.startswith((".", "_", "README")))
     raise DataError(f"{given}: no such file, and no such name in {kind}/ (there: {', '.join(names)})")
+
+
+def installed(package: str = "rlhf-farm") -> str | None:
+    """The installed version of a package, by default of farm itself; None where it is not installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

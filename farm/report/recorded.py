@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 
+from farm import resources
 from farm.data.recorded import Recorded
 from farm.report.overoptimization import Numbers
 from farm.study import recorded
@@ -32,7 +32,7 @@ def numbers(rows: Sequence[Recorded], source: str, *, seed: int) -> Numbers:
     ]
     longest = recorded.LENGTH
     return Numbers(
-        farm_version=_version(),
+        farm_version=resources.installed() or "0",
         recipe=source,
         seeds=(seed,),
         gold="recorded",
@@ -51,10 +51,3 @@ def numbers(rows: Sequence[Recorded], source: str, *, seed: int) -> Numbers:
         picks=tuple(recorded.picks(rows, seed=seed)),
         notes=tuple(n[0].upper() + n[1:] + "." for n in notes),
     )
-
-
-def _version() -> str:
-    try:
-        return version("rlhf-farm")
-    except PackageNotFoundError:
-        return "0"

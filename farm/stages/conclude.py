@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from farm import records, runs
+from farm import records, resources, runs
 from farm.progress import Progress
 from farm.records import Cost, Instruction, Judgement, Response, RewardCurve
 from farm.runs import Step
@@ -89,7 +88,7 @@ def _summary(run: Run, made: Mapping[int, Made], arms: Arms, extra: Sequence[Ste
     labels = [j for m in made.values() for j in _judgements(m["annotate"])]
     seed = run.recipe.seeds[0]
     return report.Summary(
-        farm_version=_version(),
+        farm_version=resources.installed() or "0",
         recipe=run.recipe.name,
         seeds=tuple(run.recipe.seeds),
         reference=REFERENCE,
@@ -308,21 +307,9 @@ def _notes(run: Run) -> list[str]:
     return notes
 
 
-def _version() -> str:
-    try:
-        return version("rlhf-farm")
-    except PackageNotFoundError:
-        return "0"
-
-
 def _provenance() -> dict[str, str]:
-    out = {}
-    for name in ("torch", "transformers", "numpy", "scipy", "pydantic"):
-        try:
-            out[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return out
+    found = {name: resources.installed(name) for name in ("torch", "transformers", "numpy", "scipy", "pydantic")}
+    return {name: version for name, version in found.items() if version is not None}
 
 
 def _exhibits(run: Run, arms: Arms) -> Sequence[records.Record]:
@@ -368,7 +355,7 @@ def report(run: Run, across: Step, made: Mapping[int, Made]) -> Step:
         summary.write(folder / "summary.json", numbers)
         again.write(run.folder, numbers, folder / "index.html")
 
-    about = {"about": run.recipe.about, "version": _version(), "pages": ["index", "samples"]}
+    about = {"about": run.recipe.about, "version": resources.installed() or "0", "pages": ["index", "samples"]}
     return runs.perform(run.step("8-report"), about, [across], work)
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from farm import records, runs
+from farm import records, resources, runs
 from farm.records import Estimate
 from farm.runs import Step
 from farm.stages.laboratory import measure
@@ -33,7 +32,13 @@ def conclude(bench: Bench) -> Step:
     r = bench.run.recipe
     shown = bench.lab.model_dump(mode="json", exclude={"policies"})
     asked = {k: v[2].model_dump() for k, v in bench.lab.policies.items()}
-    settings = {"name": r.name, "seeds": r.seeds, "laboratory": shown, "policies": asked, "version": _version()}
+    settings = {
+        "name": r.name,
+        "seeds": r.seeds,
+        "laboratory": shown,
+        "policies": asked,
+        "version": resources.installed() or "0",
+    }
     return runs.perform(bench.run.step("8-laboratory"), settings, inputs, work)
 
 
@@ -57,7 +62,7 @@ def _numbers(bench: Bench) -> Numbers:
     drifts, examples = drifts_and_examples(bench, pools, trained)
     first = next(iter(lab.policies), None)
     return Numbers(
-        farm_version=_version(),
+        farm_version=resources.installed() or "0",
         recipe=bench.run.recipe.name,
         seeds=tuple(bench.made),
         gold=_gold_name(bench),
@@ -146,10 +151,3 @@ def _notes(bench: Bench) -> list[str]:
         )
     notes.append("KL of best-of-n is Beirami et al.'s estimate; KL of policies is k1 on the curve's responses.")
     return notes
-
-
-def _version() -> str:
-    try:
-        return version("rlhf-farm")
-    except PackageNotFoundError:
-        return "0"
