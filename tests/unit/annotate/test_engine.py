@@ -27,6 +27,7 @@ from farm.records import Judgement, Outcome
 from farm.world.judge import ScriptedJudge
 
 Judge = Callable[..., list[Judgement]]
+WORKERS = 24  # of a run with the default concurrency: 16 calls at a time and 8 that write down answers
 QUICK = Patience(timeout=5, attempts=4, backoff=0.001, longest=0.01, outage=0.1, grace=0.2)
 
 
@@ -208,14 +209,16 @@ def test_a_rejected_prompt_is_not_repeated(small: Corpus, judge_all: Judge, tmp_
     ("error", "most_calls"),
     [
         (CallError("fatal", "http://x/v1 answered HTTP 401: wrong key"), 16),
-        (CallError("connection", "http://x/v1 cannot be reached"), 60),
-        (CallError("rejected", "http://x/v1 answered HTTP 400: no such setting"), 40),
-        (CallError("retry", "http://x/v1 answered HTTP 500"), 100),
+        (CallError("connection", "http://x/v1 cannot be reached"), 3 * WORKERS),
+        (CallError("rejected", "http://x/v1 answered HTTP 400: no such setting"), 4 + WORKERS),
+        (CallError("retry", "http://x/v1 answered HTTP 500"), 4 * (4 + WORKERS)),
     ],
 )
 def test_a_judge_that_never_answers_ends_the_run_with_its_address(
     error: CallError, most_calls: int, small: Corpus, judge_all: Judge
 ) -> None:
+    """Bounds that hold whatever the order of the workers: the run ends at the first fatal error, at the third try of
+    any prompt, or at the fifth prompt that fails (after one or after QUICK's four attempts)."""
     endpoint = Remote(lambda n, r: error)
     with pytest.raises(AnnotatorError, match="http://x/v1"):
         judge_all(small, endpoint=endpoint, patience=QUICK)
