@@ -1,6 +1,6 @@
 """The whole study, in order. Read this first.
 
-    instructions -> sft -> sample -> annotate -> reward -> improve -> evaluate -> study -> report
+    instructions -> sft -> sample -> annotate -> reward -> improve (-> select) -> evaluate -> study -> report
 
 Every step reads records from the run folder and writes records to it (``farm/stages.py`` says what), is skipped when
 nothing it depends on has changed, and is redone when it was cut off. ``runs/<name>/`` shows the same order.
@@ -20,7 +20,9 @@ def load(
     name: str | Path, overrides: Sequence[str] = (), seeds: Sequence[int] | None = None, full: bool = False
 ) -> recipe.Recipe:
     """A recipe by path or shipped name, checked whole. Raises RecipeError listing every mistake."""
-    return recipe.load(name, stages.shapes(), overrides, seeds, full)
+    study = recipe.load(name, stages.shapes(), overrides, seeds, full)
+    stages.check(study)
+    return study
 
 
 def run(study: recipe.Recipe, folder: Path, until: str = "report") -> str:
@@ -79,7 +81,12 @@ def _line(this: Run, each: workers.Each) -> Iterator[tuple[str, list[runs.Step]]
     for (row, s), step in zip(tasks, improved, strict=False):
         made[s][row] = step
     extra = [step for step in improved[len(tasks) :] if step is not None]
-    yield "improve", improved[: len(tasks)] + extra
+    #    Where the recipe asks for it, judges choose every row's best checkpoint, on validation prompts only.
+    selected = each([(stages.select, this, s, made[s], row) for row, s in tasks])
+    chosen = {(row, s): step for (row, s), step in zip(tasks, selected, strict=True) if step is not None}
+    for (row, s), step in chosen.items():
+        made[s][stages.SELECTED + row] = step
+    yield "improve", [*improved[: len(tasks)], *extra, *chosen.values()]
 
     # 6. Every policy answers the evaluation instructions; the pool, without noise, compares it with the reference.
     #    So are, where the recipe asks for it, texts that deserve to lose.

@@ -132,6 +132,23 @@ class Annotate(Settings):
     human: str | None = None
 
 
+class Row(Settings):
+    """What a row of ``improve`` says besides its method's settings: the reward it optimises. "model" is the reward
+    model; "random" (noise, fixed for every text) and "length" (longer is better) are controls: what any optimisation
+    does, and what length alone explains."""
+
+    reward: Literal["model", "random", "length"] = "model"
+
+
+class Select(Settings):
+    """The best checkpoint of every row, chosen on ``val`` only: at most ``candidates`` points of its curve, each judged
+    by the evaluation's pool against what the SFT policy answers to the same ``instructions`` prompts. Keeps the
+    policy of every point of a curve on disk."""
+
+    instructions: int = Field(200, ge=1)
+    candidates: int = Field(6, ge=1)
+
+
 class Evaluate(Settings):
     """Win rate of every policy against the reference model on ``instructions`` evaluation instructions, by the pool
     without noise; ``human_votes`` simulated people judge each pair too (offline world only). ``canaries`` instructions
@@ -168,8 +185,8 @@ class Study(Settings):
 
 
 class Recipe(Settings):
-    """One study. ``improve`` maps a row name to ``{method: NAME, ...its settings}``; ``laboratory`` holds what only
-    ``farm overoptimize`` reads (farm/stages/laboratory/settings.py)."""
+    """One study. ``improve`` maps a row name to ``{method: NAME, ...its settings, ...those of Row}``; ``laboratory``
+    holds what only ``farm overoptimize`` reads (farm/stages/laboratory/settings.py)."""
 
     name: str = Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     about: str = ""
@@ -182,6 +199,7 @@ class Recipe(Settings):
     annotate: Annotate = Annotate()
     reward: Any = {}
     improve: dict[str, Any] = {}
+    select: Select | None = None
     evaluate: Evaluate = Evaluate()
     study: Study = Study()
     laboratory: Any = None
@@ -302,7 +320,7 @@ def _stages(raw: Mapping[str, Any], shapes: Shapes, mistakes: list[str]) -> dict
     checked: dict[str, Any] = {}
     for section, shape in (("sft", shapes.sft), ("reward", shapes.reward)):
         checked[section] = _check(raw.get(section) or {}, shape, section, mistakes)
-    checked["improve"] = _rows(raw.get("improve"), shapes, "improve", None, mistakes)
+    checked["improve"] = _rows(raw.get("improve"), shapes, "improve", Row, mistakes)
     given = raw.get("laboratory")
     if given is not None and shapes.laboratory is not None:
         laboratory = _check(given, shapes.laboratory, "laboratory", mistakes)
@@ -315,7 +333,7 @@ def _stages(raw: Mapping[str, Any], shapes: Shapes, mistakes: list[str]) -> dict
 def _rows(
     given: Any, shapes: Shapes, section: str, more: type[BaseModel] | None, mistakes: list[str]
 ) -> dict[str, tuple[Any, ...]]:
-    """Rows of methods as (method, its settings), and with ``more`` a third part with the settings of that class."""
+    """Rows of methods as (method, its settings, those of ``more``), the last only where ``more`` is given."""
     rows: dict[str, tuple[Any, ...]] = {}
     for row, settings in given.items() if isinstance(given, dict) else []:
         where = f"{section}.{row}"

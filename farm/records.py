@@ -303,7 +303,8 @@ class RankCorrelation(Record):
 class CurvePoint(Record):
     """One point of an over-optimization curve: mean proxy and gold reward on ``n`` responses at one ``x``.
 
-    ``kl`` is the KL divergence from the SFT policy in nats per sequence.
+    ``kl`` is the KL divergence from the SFT policy in nats per sequence; ``sequences`` counts the responses drawn for
+    training until then.
     """
 
     x: float
@@ -316,6 +317,7 @@ class CurvePoint(Record):
     kl_se: float | None = None
     mean_tokens: float | None = None
     finished: float | None = None
+    sequences: int | None = None
 
 
 class RewardCurve(Record):

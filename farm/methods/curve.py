@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from farm.lm import parallel
-from farm.lm.load import Policy, reference_of
+from farm.lm.load import Policy, reference_of, save_policy
 from farm.lm.logprobs import logprobs, sequence_sums
 from farm.lm.prompts import encode_prompts
 from farm.lm.sample import draw
@@ -17,6 +17,7 @@ from farm.runs import RESUME, SO_FAR, write_json
 
 VALUES = "curve_values.json"
 RESPONSES = "curve_responses.jsonl"  # those behind the points, one per prompt, point by point
+CHECKPOINTS = "checkpoints"  # in it, where the task keeps them, one policy per point between the first and the last
 
 
 class Track:
@@ -33,8 +34,8 @@ class Track:
         self.proxy: list[list[float]] = []
         self.gold: list[list[float]] = []
 
-    def measure(self, x: float) -> None:
-        """Add the point at ``x``, unless it is there already."""
+    def measure(self, x: float, sequences: int = 0) -> None:
+        """Add the point at ``x``, reached with ``sequences`` drawn responses, unless it is there already."""
         task, policy = self.task, self.policy
         if not task.val or (self.points and self.points[-1].x == x):
             return
@@ -64,11 +65,18 @@ class Track:
                 kl_se=standard_error(kl),
                 mean_tokens=_mean([r.n_tokens for r in responses]),
                 finished=_mean([r.finished for r in responses]),
+                sequences=sequences,
             )
         )
+        if task.keep and len(self.points) > 1:
+            save_policy(policy, self._kept(x))
         if parallel.place()[0] == 0:  # for whoever watches the run
             shown = {"x_name": self.x_name, "points": [p.model_dump() for p in self.points]}
             write_json(task.folder / RESUME / SO_FAR, shown)
+
+    def _kept(self, x: float) -> Path:
+        # As deep as its last place, because an adapter names its base by a relative path.
+        return self.task.folder / RESUME / f"kept-{x:g}"
 
     def _drawn(self, x: float) -> Path:
         return self.task.folder / RESUME / f"curve-{x:g}.jsonl"  # with the checkpoints, so that a cut-off keeps it
@@ -84,13 +92,17 @@ class Track:
         self.proxy, self.gold = list(state["proxy"]), list(state["gold"])
 
     def finish(self, method: str) -> RewardCurve | None:
-        """The curve, or None without points. The values behind it, by prompt, go into ``curve_values.json``, and the
-        responses into ``curve_responses.jsonl``."""
+        """The curve, or None without points. The values behind it, by prompt, go into ``curve_values.json``, the
+        responses into ``curve_responses.jsonl``, kept policies into ``checkpoints/X/`` (the last is ``policy/``)."""
         if not self.points:
             return None
         prompts = [i.id for i in self.task.val]
         values = {"prompts": prompts, "proxy": self.proxy, "gold": self.gold or None}
         write_json(self.task.folder / VALUES, values)
+        if self.task.keep and parallel.place()[0] == 0:
+            (self.task.folder / CHECKPOINTS).mkdir(exist_ok=True)
+            for p in self.points[1:-1]:
+                self._kept(p.x).replace(self.task.folder / CHECKPOINTS / f"{p.x:g}")
         write(self.task.folder / RESPONSES, [r for p in self.points for r in read(self._drawn(p.x), Response)])
         return RewardCurve(method=method, seed=self.task.seed, x_name=self.x_name, points=tuple(self.points))
 

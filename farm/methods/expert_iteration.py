@@ -58,7 +58,7 @@ def run(task: Task, config: Config) -> Result:
         trained = sft.train(
             policy, examples, config.optim, seed=task.seed, purpose=purpose, progress=task.progress
         )  # fmt: skip
-        track.measure((number + 1) * config.optim.epochs)
+        track.measure((number + 1) * config.optim.epochs, (budget + drawn).generated_sequences)
         budget += drawn + Budget(train_tokens=trained.tokens, updates=trained.updates)
     save_policy(policy, task.folder / "policy")
     return Result(

@@ -204,13 +204,13 @@ def train(
         trained += pushed
         logs.append(_log(number, data, values, value, norm))
         if number % config.curve_every == 0 and number < config.steps:
-            track.measure(number)
+            track.measure(number, sequences)
             if resumable:
                 saved = {"counts": [sequences, tokens, trained], "logs": [row.model_dump() for row in logs]}
                 resume.save(task.folder, number, parameters, optimizer, saved | {"track": track.state()})
         if task.progress is not None:
             task.progress(number, config.steps, {"score": logs[-1].score, "kl": logs[-1].kl})
-    track.measure(config.steps)
+    track.measure(config.steps, sequences)
     save_policy(policy, task.folder / "policy")
     write(task.folder / "steps.jsonl", logs)
     budget = Budget(

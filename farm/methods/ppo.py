@@ -206,13 +206,13 @@ def run(task: Task, config: Config) -> Result:
         trained += config.epochs * sum(len(p) + len(r) for p, r in zip(data.prompts, data.responses, strict=True))
         done = number
         if number % config.curve_every == 0 and number < config.steps:
-            track.measure(number)
+            track.measure(number, sequences)
             numbers = [sequences, tokens, trained, kl_coef]
             saved = {"numbers": numbers, "logs": [row.model_dump() for row in logs], "track": track.state()}
             resume.save(task.folder, number, parameters, optimizer, saved)
         if task.progress is not None:
             task.progress(number, config.steps, {"score": log.score, "kl": log.kl, "tokens": log.mean_tokens})
-    track.measure(done)
+    track.measure(done, sequences)
     save_policy(policy, task.folder / "policy")
     write(task.folder / "steps.jsonl", logs)
     budget = Budget(

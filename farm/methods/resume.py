@@ -42,7 +42,7 @@ def save(
         f.flush()
         os.fsync(f.fileno())
     partial.rename(target)
-    for other in target.parent.iterdir():
+    for other in target.parent.glob("step-*"):
         if other != target:
             shutil.rmtree(other, ignore_errors=True)
 

@@ -38,7 +38,8 @@ class Task:
     ``instructions`` are the prompts (for SFT with their outputs); ``preferences`` with the ``responses`` they name, by
     id, serve methods that learn from pairs. ``score`` is the proxy reward of instructions and responses, side by side,
     and ``reward`` the folder of the model behind it, where there is one; ``gold`` is the true reward where it is known.
-    ``val`` are the prompts that curves are measured on, one response each, drawn as ``sampling`` says.
+    ``val`` are the prompts that curves are measured on, one response each, drawn as ``sampling`` says; with ``keep``
+    the policy behind every point is kept.
     """
 
     seed: int
@@ -52,6 +53,7 @@ class Task:
     reward: Path | None = None
     gold: Score | None = None
     val: Sequence[Instruction] = ()
+    keep: bool = False
     progress: Progress | None = None
 
     def need(self, method: str, *, score: bool = False, preferences: bool = False) -> None:

@@ -24,6 +24,7 @@ def headline(summary: Summary) -> list[Point]:
         _against_baseline(summary),
         *_overoptimization(summary),
         _best(summary),
+        _controls(summary),
         _correlation(summary),
         _canaries(summary),
         *_arms(summary),
@@ -45,7 +46,8 @@ def _against_baseline(summary: Summary) -> Point | None:
     """Methods grouped by what they do to win rate and gold together, so that a disagreement of the two is seen."""
     measures = {"win rate": overall(summary, "win_rate"), "gold reward": overall(summary, "gold")}
     groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
-    trained = [m for rows in measures.values() for m in rows if m not in summary.yardsticks]
+    aside = {*summary.yardsticks, *summary.controls}
+    trained = [m for rows in measures.values() for m in rows if m not in aside]
     for method in dict.fromkeys(trained):
         signs = tuple((name, _sign(rows[method])) for name, rows in measures.items() if method in rows)
         groups.setdefault(signs, []).append(method)
@@ -82,7 +84,8 @@ def _best(summary: Summary) -> Point | None:
     levels = [
         row
         for row in summary.levels
-        if row.measure == "win_rate" and row.estimate.value is not None and row.method not in summary.yardsticks
+        if row.measure == "win_rate" and row.estimate.value is not None
+        if row.method not in (*summary.yardsticks, *summary.controls)
     ]
     if not levels:
         return None
@@ -94,18 +97,38 @@ def _best(summary: Summary) -> Point | None:
     return Point("plain", text + ".")
 
 
-def _share(row: Contrast) -> str:
+def _controls(summary: Summary) -> Point | None:
+    """What rows reach that optimise noise or length alone; a warning when one gains win rate."""
+    gains = {m: row for m, row in overall(summary, "win_rate").items() if m in summary.controls}
+    if not gains:
+        return None
+    said = [f"{m} {_signed(100 * (row.estimate.value or 0))} {_bounds(row)}".rstrip() for m, row in gains.items()]
+    tone: Literal["warning", "plain"] = "warning" if any(_sign(r) == "above" for r in gains.values()) else "plain"
+    return Point(tone, f"Controls, points of win rate over {summary.baseline}: {listed(said)}.")
+
+
+def _signed(value: float) -> str:
+    return ("+" if value > 0 else "") + number(value, 1)
+
+
+def _bounds(row: Contrast) -> str:
     e = row.estimate
     if e.ci95_low is None or e.ci95_high is None:
-        return percent(e.value)
-    return f"{percent(e.value)} [{number(100 * e.ci95_low, 1)}, {number(100 * e.ci95_high, 1)}]"
+        return ""
+    return f"[{number(100 * e.ci95_low, 1)}, {number(100 * e.ci95_high, 1)}]"
+
+
+def _share(row: Contrast) -> str:
+    e = row.estimate
+    return f"{percent(e.value)} {_bounds(row)}".rstrip()
 
 
 def _overoptimization(summary: Summary) -> list[Point]:
     if not summary.verdicts:
         return []
-    seen = [v for v in summary.verdicts if v.over_optimized]
+    seen = [v for v in summary.verdicts if v.over_optimized and v.method not in summary.controls]
     calm = [v.method for v in summary.verdicts if not v.over_optimized and v.fall.value is not None]
+    calm = [m for m in calm if m not in summary.controls]
     points = [Point("warning", v.sentence) for v in seen]
     if calm:
         points.append(
@@ -121,9 +144,14 @@ def _correlation(summary: Summary) -> Point | None:
     if c.spearman.value is None:
         return Point("plain", f"Rank correlation of {c.first} and {c.second} win rates: {c.spearman.note}.")
     gap = number(100 * (c.mean_absolute_error.value or 0), 1)
+    rho, inside = interval(c.spearman), True
+    if c.spearman.ci95_low is not None and c.spearman.ci95_high is not None:
+        inside = c.spearman.ci95_low <= c.spearman.value <= c.spearman.ci95_high
+    if not inside:  # the interval is for the true scores, and here the value owes more to errors of measurement
+        rho = f"{number(c.spearman.value)} as measured; with so few judgements that is mostly measurement error"
     text = (
-        f"{c.first.capitalize()} and {c.second} win rates rank {len(c.methods)} methods with Spearman "
-        f"{interval(c.spearman)}; they differ by {gap} points on average."
+        f"{c.first.capitalize()} and {c.second} win rates rank {len(c.methods)} methods with Spearman {rho}; "
+        f"they differ by {gap} points on average."
     )
     return Point("plain", text)
 

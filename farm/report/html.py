@@ -76,6 +76,8 @@ def render(
             title=title or f"{summary.recipe}: RLHF methods compared",
             points=headline(summary),
             methods=tables.methods(summary),
+            spending=tables.spending(summary),
+            affordable=tables.affordable(summary),
             failures=any(row.n_failed for row in summary.rows),
             sources=tables.sources(summary),
             outcomes=tables.outcomes(summary),
@@ -103,8 +105,9 @@ def _charts(summary: Summary) -> dict[str, Any]:
     curves = [(name, chart(f"curve{k}", plots.curve(summary, name))) for k, name in enumerate(names)]
     return {
         "win_rates": chart("rates", plots.win_rates(summary)),
-        "gold_kl": chart("gold", plots.against_kl(summary, "gold")),
-        "proxy_kl": chart("proxy", plots.against_kl(summary, "proxy")),
+        "gold_kl": chart("gold", plots.against(summary, "kl", "gold")),
+        "proxy_kl": chart("proxy", plots.against(summary, "kl", "proxy")),
+        "gold_drawn": chart("drawn", plots.against(summary, "sequences", "gold")),
         "curves": [(name, svg) for name, svg in curves if svg],
         "correlation": chart("correlation", plots.correlation(summary)),
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from farm.report.summary import CurveRow, Summary
 from farm.study.contrasts import Contrast
@@ -142,34 +142,58 @@ def _dot(colour: str) -> Any:
     return alt.OverlayMarkDef(filled=True, size=22, color=colour)
 
 
-def against_kl(summary: Summary, measure: str) -> str | None:
-    """``measure`` ("gold" or "proxy") of all methods against KL on a square-root axis, 95% bands, one colour each."""
+MANY = 8  # lines in one chart beyond which bands would hide them
+_AXES = {
+    "kl": "KL from the SFT policy, nats per sequence (square-root axis)",
+    "sequences": "responses drawn for training",
+}
+
+
+def against(summary: Summary, along: Literal["kl", "sequences"], measure: Literal["gold", "proxy"]) -> str | None:
+    """``measure`` of all methods against KL (square-root axis) or drawn responses; 95% bands unless there are many."""
     import altair as alt
 
     points = [
         p
         for m in dict.fromkeys(c.method for c in summary.curves)
         for p in averaged([c for c in summary.curves if c.method == m])
-        if p["kl"] is not None and p[measure] is not None
+        if p[along] is not None and p[measure] is not None
     ]
+    moved = {p["method"] for p in points if p[along]}
+    points = [p for p in points if p["method"] in moved]
     if len(points) < 2:
         return None
-    dash = [5, 4] if measure == "proxy" else [1, 0]
+    top = max(p[along] for p in points)
+    how: dict[str, Any] = (
+        {"scale": alt.Scale(type="sqrt", nice=False), "axis": alt.Axis(values=kl_ticks(top), format="~g")}
+        if along == "kl"
+        else {"scale": alt.Scale(nice=False), "axis": alt.Axis(tickCount=6, format=",d")}
+    )
+    x = alt.X(f"{along}:Q", title=_AXES[along], **how)
+    names = list(dict.fromkeys(p["method"] for p in points))
     # Vega would sort a line by x; the order of optimisation matters, because KL need not increase.
-    ticks = kl_ticks(max(p["kl"] for p in points))
-    title = "KL from the SFT policy, nats per sequence (square-root axis)"
-    x = alt.X("kl:Q", title=title, scale=alt.Scale(type="sqrt", nice=False), axis=alt.Axis(values=ticks, format="~g"))
-    tint = _tint(summary, legend=list(dict.fromkeys(p["method"] for p in points)))
-    axes = {"x": x, "color": tint, "order": alt.Order("k:Q")}
+    axes: dict[str, Any] = {"x": x, "color": _tint(summary, legend=names), "order": alt.Order("k:Q")}
+    axes["strokeDash"] = _dashes(summary) if measure == "gold" else alt.value([5, 4])
     y = alt.Y(f"{measure}:Q", title=f"{measure} reward", scale=alt.Scale(zero=False))
     base = alt.Chart(alt.Data(values=points))
-    band = base.mark_errorband(opacity=0.15).encode(
-        x=x, y=alt.Y(f"{measure}_low:Q", title=f"{measure} reward"), y2=f"{measure}_high:Q", color=tint
-    )
-    line = base.mark_line(strokeWidth=2.2, strokeDash=dash, point=alt.OverlayMarkDef(filled=True, size=20)).encode(
-        y=y, **axes
-    )
-    return svg((band + line).properties(width=500, height=290))
+    dots = alt.OverlayMarkDef(filled=True, size=20)
+    chart: Any = base.mark_line(strokeWidth=2.2, point=dots).encode(y=y, **axes)
+    if len(names) <= MANY:
+        low = alt.Y(f"{measure}_low:Q", title=f"{measure} reward")
+        chart = (
+            base.mark_errorband(opacity=0.15).encode(x=x, y=low, y2=f"{measure}_high:Q", color=axes["color"]) + chart
+        )
+    return svg(chart.properties(width=500, height=290))
+
+
+def _dashes(summary: Summary) -> Any:
+    """Broken lines for methods beyond the palette's ten colours, so that a colour used again is told apart."""
+    import altair as alt
+
+    names = list(colours(summary))
+    patterns = [[1, 0], [7, 3], [2, 2]]
+    scale = alt.Scale(domain=names, range=[patterns[min(k // len(SERIES), 2)] for k in range(len(names))])
+    return alt.StrokeDash("method:N", scale=scale, legend=None)
 
 
 def kl_ticks(top: float) -> list[float]:
@@ -187,6 +211,8 @@ def averaged(rows: Sequence[CurveRow]) -> list[dict[str, Any]]:
         group = groups[x]
         point: dict[str, Any] = {"k": k, "x": x, "x_name": group[0].x_name, "method": group[0].method}
         kl = _mean([row.kl for row in group])
+        drawn = _mean([row.sequences for row in group])
+        point["sequences"] = drawn
         point["kl"] = None if kl is None else max(kl, 0.0)  # sampled estimates of a small KL can fall below zero
         for name in ("gold", "proxy"):
             values = [getattr(row, name) for row in group]

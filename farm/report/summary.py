@@ -31,6 +31,7 @@ from farm.records import (
 )
 from farm.study.annotators import AnnotatorRow
 from farm.study.arms import ArmAlarm
+from farm.study.budgets import Affordable, Choice
 from farm.study.contrasts import Contrast
 from farm.study.overoptimization import Verdict
 
@@ -41,7 +42,8 @@ class MethodRow(Record):
     """One method trained with one seed, on the evaluation instructions. Rates are shares in [0, 1].
 
     ``n`` counts verdicts, ``n_failed`` acts of judging without one. ``cost_usd`` and ``seconds`` are those of making
-    and judging this policy; ``kl`` is in nats per sequence from the SFT policy.
+    and judging this policy; ``kl`` is in nats per sequence from the SFT policy; ``best_of`` > 1 says how many responses
+    are drawn for each one given.
     """
 
     method: str
@@ -70,6 +72,7 @@ class MethodRow(Record):
     outcomes: dict[str, int] = Field(default_factory=dict)
     by_source: dict[str, WinRate] = Field(default_factory=dict)
     budget: Budget | None = None
+    best_of: int = 0
 
 
 class CurveRow(Record):
@@ -88,6 +91,7 @@ class CurveRow(Record):
     kl_se: float | None = None
     mean_tokens: float | None = None
     finished: float | None = None
+    sequences: int | None = None
 
 
 class StageCost(Record):
@@ -101,9 +105,12 @@ class StageCost(Record):
 class Summary(Record):
     """Everything a run concluded. ``levels`` are means over seeds, ``differences`` are paired with ``baseline``.
 
-    ``yardsticks`` names the methods in ``rows`` that were not trained (fixed writers): shown, but never a finding.
-    ``annotators`` are counted over all acts of the run, ``canaries`` are texts that deserve to lose, ``arms`` policies
-    that the judge did not treat as it treats the others.
+    ``yardsticks`` names the methods in ``rows`` that were not trained (fixed writers): shown, but never a finding;
+    ``controls`` are rows that optimised noise or length instead of the reward model.
+    ``choices`` are the checkpoints that every row's policy was selected from, ``affordable`` the rows at equal numbers
+    of responses drawn for training; both are empty unless the recipe selects. ``annotators`` are counted over all acts
+    of the run, ``canaries`` are texts that deserve to lose, ``arms`` policies that the judge did not treat as it
+    treats the others.
     """
 
     schema_version: int = Field(SCHEMA_VERSION, ge=1)
@@ -114,11 +121,14 @@ class Summary(Record):
     judge: str
     baseline: str
     yardsticks: tuple[str, ...] = ()
+    controls: tuple[str, ...] = ()
     n_instructions: int = Field(ge=0)
     rows: tuple[MethodRow, ...]
     levels: tuple[Contrast, ...] = ()
     differences: tuple[Contrast, ...] = ()
     curves: tuple[CurveRow, ...] = ()
+    choices: tuple[Choice, ...] = ()
+    affordable: tuple[Affordable, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     correlation: RankCorrelation | None = None
     agreement: tuple[Agreement, ...] = ()
@@ -150,6 +160,7 @@ def method_row(
     cost_usd: float = 0.0,
     seconds: float | None = None,
     budget: Budget | None = None,
+    best_of: int = 0,
 ) -> MethodRow:
     """Assemble a row. ``responses`` are this policy's evaluation responses, their scores under the names given."""
     return MethodRow(
@@ -179,6 +190,7 @@ def method_row(
         outcomes=rate.outcomes,
         by_source=dict(by_source or {}),
         budget=budget,
+        best_of=best_of,
     )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from farm.records import Estimate, Outcome
+from farm.records import Budget, Estimate, Outcome
 from farm.report.headline import overall
 from farm.report.summary import MethodRow, Summary
 from farm.study.annotators import AnnotatorRow
+from farm.study.budgets import Affordable
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,40 @@ def outcomes(summary: Summary) -> tuple[list[str], list[tuple[str, list[int], in
         counts = [summary.training_outcomes.get(name, 0) for name in names]
         lines.append(("training labels", counts, sum(counts)))
     return names, lines
+
+
+@dataclass(frozen=True)
+class SpendingLine:
+    """What a row spent, each figure the mean over its training seeds; ``best_of`` responses are drawn per answer."""
+
+    method: str
+    budget: Budget
+    selecting: float
+    best_of: int
+
+
+def spending(summary: Summary) -> list[SpendingLine]:
+    """One line per trained row, where the recipe selects, so that rows can be held against each other."""
+    if not summary.choices:
+        return []
+    rows = [r for r in summary.rows if r.budget is not None and r.method != summary.baseline]
+    return [_spent(summary, m, [r for r in rows if r.method == m]) for m in dict.fromkeys(r.method for r in rows)]
+
+
+def _spent(summary: Summary, method: str, rows: Sequence[MethodRow]) -> SpendingLine:
+    budgets = [r.budget for r in rows if r.budget is not None]
+    total = sum(budgets, Budget()).model_dump()
+    mean = {name: type(value)(value / len(budgets)) for name, value in total.items()}
+    asked = sum(c.comparisons for c in summary.choices if c.method == method)
+    return SpendingLine(method, Budget(**mean), asked / len(rows), max(r.best_of for r in rows))
+
+
+def affordable(summary: Summary) -> tuple[list[int], list[tuple[str, list[Affordable | None]]]]:
+    """The generation budgets, and per row what it reaches with each (None: nothing to show within it)."""
+    budgets = sorted({a.sequences for a in summary.affordable})
+    found = {(a.method, a.sequences): a for a in summary.affordable}
+    names = dict.fromkeys(a.method for a in summary.affordable)
+    return budgets, [(m, [found.get((m, n)) for n in budgets]) for m in names]
 
 
 @dataclass(frozen=True)

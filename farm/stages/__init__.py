@@ -5,17 +5,21 @@ models in the Hugging Face format. Step functions run in worker processes.
 """
 
 from farm.stages.canaries import canaries
-from farm.stages.common import Made, Run, planned, policies, shapes
+from farm.stages.common import SELECTED, Made, Run, planned, policies, shapes
 from farm.stages.conclude import best_of_n, findings, report, study
+from farm.stages.controls import check
 from farm.stages.judge import annotate, cross, evaluate
+from farm.stages.select import select
 from farm.stages.train import data, improve, reward, sample, sft
 
 __all__ = [
+    "SELECTED",
     "Made",
     "Run",
     "annotate",
     "best_of_n",
     "canaries",
+    "check",
     "cross",
     "data",
     "evaluate",
@@ -26,6 +30,7 @@ __all__ = [
     "report",
     "reward",
     "sample",
+    "select",
     "sft",
     "shapes",
     "study",

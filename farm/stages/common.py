@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Made = dict[str, Step]
 WRITERS = ("weak-writer", "strong-writer")  # fixed policies of the offline world, ranked beside the trained ones
 SFT = "sft"
+SELECTED = "select:"  # before a row's name: its selected checkpoint among the finished steps
 REFERENCE = "reference"
 
 
@@ -93,12 +94,19 @@ def policies(run: Run) -> list[str]:
     return [SFT, *run.recipe.improve, *(WRITERS if run.offline else ())]
 
 
+def result_of(made: Made, row: str) -> Step | None:
+    """The step that holds a row's result: its selection where there is one, else its training."""
+    return made.get(f"{SELECTED}{row}", made.get(row))
+
+
 def planned(run: Run) -> list[str]:
     """Names of all steps of the line (``farm/pipeline.py``), in its order."""
     r = run.recipe
     names = ["0-data"]
     for stage in ("1-sft", "2-sample", "3-annotate", "4-reward", *(f"5-improve/{row}" for row in r.improve)):
         names += [f"{stage}/seed-{s}" for s in r.seeds]
+    if r.select is not None:
+        names += [f"5-select/{row}/seed-{s}" for row in r.improve for s in r.seeds]
     if r.study.best_of_n is not None:
         names += [f"7-study/best-of-n/seed-{s}" for s in r.seeds]
     if r.study.agreement_pairs:

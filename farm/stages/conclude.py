@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +11,28 @@ from farm.progress import Progress
 from farm.records import Cost, Instruction, Judgement, Response, RewardCurve
 from farm.runs import Step
 from farm.stages import judging
-from farm.stages.common import REFERENCE, SFT, WRITERS, Made, Run, gold, new_task, proxy, settings_of, texts, usable
+from farm.stages.common import (
+    REFERENCE,
+    SELECTED,
+    SFT,
+    WRITERS,
+    Made,
+    Run,
+    gold,
+    new_task,
+    proxy,
+    result_of,
+    settings_of,
+    texts,
+    usable,
+)
+from farm.stages.controls import MODEL
 
 if TYPE_CHECKING:
     from farm.evaluate.win_rate import Comparison
     from farm.methods.task import Result
     from farm.report.summary import MethodRow, Summary
+    from farm.study.budgets import Choice
     from farm.study.contrasts import Arm
     from farm.study.overoptimization import PromptCurve
 
@@ -66,6 +82,7 @@ def _summary(run: Run, made: Mapping[int, Made], arms: Arms, extra: Sequence[Ste
     from farm.evaluate.length_control import lc_win_rates
     from farm.report import summary as report
     from farm.study import contrasts
+    from farm.study.budgets import affordable
     from farm.study.overoptimization import verdict
 
     compared = {key: _comparison(key[0], step, "judgements.jsonl", POOL) for key, step in arms.items()}
@@ -87,6 +104,8 @@ def _summary(run: Run, made: Mapping[int, Made], arms: Arms, extra: Sequence[Ste
     acts = [j for step in arms.values() for j in _judgements(step)]
     labels = [j for m in made.values() for j in _judgements(m["annotate"])]
     seed = run.recipe.seeds[0]
+    choices = _choices(made, run.recipe.improve)
+    chosen_from = {(c.method, c.seed): _row_curve(made[c.seed], c.method) for c in choices}
     return report.Summary(
         farm_version=resources.installed() or "0",
         recipe=run.recipe.name,
@@ -95,11 +114,14 @@ def _summary(run: Run, made: Mapping[int, Made], arms: Arms, extra: Sequence[Ste
         judge=run.recipe.evaluate.pool,
         baseline=SFT,
         yardsticks=WRITERS if run.offline else (),
+        controls=tuple(name for name, (_, _, what) in run.recipe.improve.items() if what.reward != MODEL),
         n_instructions=run.recipe.evaluate.instructions,
         rows=tuple(rows),
         levels=tuple(contrasts.levels(measured, seed=seed)),
         differences=tuple(contrasts.differences(measured, baseline=SFT, seed=seed)),
         curves=report.curve_rows([_plain(c) for c in curves]),
+        choices=tuple(choices),
+        affordable=tuple(affordable(choices, {k: c for k, c in chosen_from.items() if c}, seed=seed)),
         verdicts=tuple(verdict(group, seed=seed) for group in by_method.values()),
         correlation=_correlation(measured, seed) if any(c.acts for c in voted.values()) else None,
         agreement=tuple(_agreement(run, made[seed], extra)),
@@ -137,7 +159,8 @@ def _comparison(name: str, step: Step, file: str, judge: str) -> Comparison:
 def _result(made: Made, name: str) -> Result | None:
     from farm.methods.task import Result
 
-    return Result.load(made[name].folder) if name in made else None
+    step = result_of(made, name)
+    return Result.load(step.folder) if step else None
 
 
 def _kl(name: str, result: Result | None) -> float | None:
@@ -178,6 +201,7 @@ def _row(
         cost_usd=cost.usd,
         seconds=round(step.seconds + (result.budget.seconds if result else 0.0), 3),
         budget=result.budget if result else None,
+        best_of=result.best_of if result else 0,
     )
 
 
@@ -204,10 +228,25 @@ def _curves(run: Run, made: Mapping[int, Made], extra: Sequence[Step]) -> list[P
             curves.append(_pool_curve(step, int(step.folder.name.removeprefix("seed-"))))
     for row in run.recipe.improve:
         for m in made.values():
-            result = _result(m, row)
-            if result and result.curve and len(result.curve.points) > 2:
-                curves.append(_by_prompt(result.curve.model_copy(update={"method": row}), m[row]))
+            curve = _row_curve(m, row)
+            if curve and len(curve.curve.points) > 2:
+                curves.append(curve)
     return curves
+
+
+def _row_curve(made: Made, row: str) -> PromptCurve | None:
+    """The whole curve of a row, beyond the checkpoint that was selected."""
+    from farm.methods.task import Result
+
+    result = Result.load(made[row].folder)
+    return _by_prompt(result.curve.model_copy(update={"method": row}), made[row]) if result.curve else None
+
+
+def _choices(made: Mapping[int, Made], rows: Iterable[str]) -> list[Choice]:
+    from farm.study.budgets import Choice
+
+    steps = [m[SELECTED + row] for row in rows for m in made.values() if SELECTED + row in m]
+    return [c for step in steps for c in records.read(step.file("choices.jsonl"), Choice)]
 
 
 def _by_prompt(curve: RewardCurve, step: Step) -> PromptCurve:

@@ -12,7 +12,8 @@ from farm.runs import Step
 from farm.seeds import key
 from farm.stages import human
 from farm.stages.asking import asking, flip_of, judged, noise_of, pool_fingerprint
-from farm.stages.common import REFERENCE, SFT, WRITERS, Made, Run, gold, proxy, settings_of, split
+from farm.stages.common import REFERENCE, SFT, WRITERS, Made, Run, gold, proxy, result_of, settings_of, split
+from farm.stages.controls import MODEL, scorer
 
 __all__ = ["annotate", "cross", "evaluate", "judged", "pool_fingerprint"]
 
@@ -64,7 +65,7 @@ def evaluate(run: Run, seed: int, made: Made, row: str) -> Step:
     """One policy's ``responses.jsonl`` to the evaluation instructions beside ``reference.jsonl``, the pool's
     ``judgements.jsonl`` and, in the offline world, the simulated humans' ``votes.jsonl``."""
     e = run.recipe.evaluate
-    trained = [made[row]] if row in made else []
+    trained = [step] if (step := result_of(made, row)) else []
     shown = e.model_dump(exclude={"canaries", "canary_limit"})
     settings = settings_of(
         run, seed, row, shown, run.recipe.annotate.models, asking(run), pool_fingerprint(run, e.pool)
@@ -110,9 +111,12 @@ def _respond(run: Run, seed: int, made: Made, row: str, instructions: Sequence[I
     from farm.methods.best_of_n import respond
     from farm.methods.task import Result
 
-    result = Result.load(made[row].folder)
-    policy = load_policy(result.policy_source(made[row].folder), name=row)
-    score = proxy(made) if result.best_of > 1 else None
+    step = result_of(made, row)
+    assert step is not None
+    result = Result.load(step.folder)
+    policy = load_policy(result.policy_source(step.folder), name=row)
+    what = run.recipe.improve[row][2].reward if row in run.recipe.improve else MODEL
+    score = scorer(what, seed, made) if result.best_of > 1 else None
     return respond(policy, instructions, result.best_of, sampling, score, name=row, purpose="evaluate")
 
 

@@ -12,7 +12,8 @@ from farm.progress import Progress, say
 from farm.records import Instruction, Pair, Preference, Response, Sampling
 from farm.runs import Step
 from farm.seeds import rng
-from farm.stages.common import SFT, Made, Run, adapted, gold, new_task, proxy, settings_of, split, texts, usable
+from farm.stages.common import SFT, Made, Run, adapted, gold, new_task, settings_of, split, texts, usable
+from farm.stages.controls import MODEL, learns_from_preferences, scorer
 
 
 def data(run: Run) -> Step:
@@ -141,9 +142,9 @@ def reward(run: Run, seed: int, made: Made) -> Step:
 
 
 def improve(run: Run, seed: int, made: Made, row: str) -> Step:
-    """``policy/`` and ``result.json`` of one method, ``curve.jsonl`` where it has one."""
-    method, config = run.recipe.improve[row]
-    curve = run.recipe.study.curve_instructions
+    """``policy/`` and ``result.json`` of one row, ``curve.jsonl`` where it has one, ``checkpoints/`` to select from."""
+    method, config, what = run.recipe.improve[row]
+    curve, keep = run.recipe.study.curve_instructions, run.recipe.select is not None
 
     def work(folder: Path) -> None:
         from farm.methods import module
@@ -151,8 +152,10 @@ def improve(run: Run, seed: int, made: Made, row: str) -> Step:
         limit = getattr(config, "prompts", None) or len(split(made, "unlabeled"))
         instructions = usable(run, made, "unlabeled", limit, folder)
         more: dict[str, Any] = {}
-        if getattr(module(method), "LEARNS_FROM_PREFERENCES", False):
-            more["preferences"] = records.read(made["annotate"].file("preferences.jsonl"), Preference)
+        preferences = records.read(made["annotate"].file("preferences.jsonl"), Preference)
+        from_pairs = learns_from_preferences(method)
+        if from_pairs:
+            more["preferences"] = preferences
             asked, more["responses"] = texts(made)
             instructions = list(asked.values())
         task = new_task(
@@ -162,13 +165,17 @@ def improve(run: Run, seed: int, made: Made, row: str) -> Step:
             made[SFT].file("policy"),
             instructions,
             Progress(f"{row}, seed {seed}"),
-            score=proxy(made),
-            reward=made["reward"].file("model"),
+            score=scorer(what.reward, seed, made),
+            reward=made["reward"].file("model") if what.reward == MODEL else None,
             gold=gold(run),
             val=usable(run, made, "val", curve, folder),
+            keep=keep,
             **more,
         )
-        module(method).run(task, adapted(run, config))
+        result = module(method).run(task, adapted(run, config))
+        if what.reward == MODEL and not from_pairs:  # the labels that its reward model learned from are its labels
+            budget = result.budget.model_copy(update={"comparisons": len(preferences)})
+            result.model_copy(update={"budget": budget}).save(folder)
 
-    settings = settings_of(run, seed, method, config, curve)
+    settings = settings_of(run, seed, method, config, what, curve, keep)
     return runs.perform(run.step(f"5-improve/{row}/seed-{seed}"), settings, [made["reward"]], work)

@@ -31,7 +31,7 @@ GOOD = "name: x\ndata: {world: offline}\nimprove:\n  a: {method: ppo, steps: 7}\
 def test_defaults_are_spelled_out_and_read_back(tmp_path):
     r = load(tmp_path, GOOD)
     assert r.sft == Knobs()
-    assert r.improve == {"a": ("ppo", Knobs(steps=7))}
+    assert r.improve == {"a": ("ppo", Knobs(steps=7), recipe.Row(reward="model"))}
     assert "concurrency" in recipe.dump(r)
 
 

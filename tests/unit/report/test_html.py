@@ -187,7 +187,7 @@ def test_curves_without_gold_or_kl_are_drawn_without_them(one):
             "verdicts": (),
         }
     )
-    assert plots.against_kl(blind, "gold") is None
+    assert plots.against(blind, "kl", "gold") is None
     svg = plots.curve(blind, "ppo")
     assert svg is not None
     assert "gold (solid)" not in svg
@@ -200,7 +200,7 @@ def test_charts_are_complete_and_small(one):
         plots.win_rates(summary),
         plots.correlation(summary),
         plots.curve(summary, "best_of_n"),
-        plots.against_kl(summary, "gold"),
+        plots.against(summary, "kl", "gold"),
     ):
         assert svg is not None
         assert svg.startswith("<svg")
