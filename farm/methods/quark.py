@@ -27,10 +27,13 @@ from farm.seeds import rng
 
 
 class Config(OnPolicy):
-    """Settings of Quark; ``kl_coef`` is the weight of the full-vocabulary KL per token in the loss."""
+    """Settings of Quark; ``kl_coef`` is the weight of the full-vocabulary KL per token in the loss. The original makes
+    many updates per batch, because what a cue means has to be learned before answers behind it are any good."""
 
     variant: Literal["quark", "alpacafarm"] = Field("quark", description="the original, or AlpacaFarm's variant")
     group: int = Field(4, ge=1, description="responses per prompt")
+    epochs: int = Field(4, ge=1, description="passes over each batch")
+    minibatches: int = Field(8, ge=1, description="updates per pass")
     kl_coef: float = Field(0.05, ge=0, description="weight of KL from the SFT policy in the loss")
     entropy_coef: float = Field(0.0, ge=0, description="weight of the entropy bonus (the original: 0.06)")
     cues: tuple[str, ...] = Field(("1", "2", "3", "4", "5"), description="cues of the quantiles, worst first")

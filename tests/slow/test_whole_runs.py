@@ -19,6 +19,12 @@ from farm.report import summary
 pytestmark = pytest.mark.slow
 
 
+SELECTING = (
+    "--set", "select={instructions: 10, candidates: 2}",
+    "--set", "improve.noise={method: ppo, reward: random, steps: 6, rollouts: 32, curve_every: 2}",
+)  # fmt: skip
+
+
 def start(out: Path, *more: str, stage: str = "run") -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "farm", stage, "tiny", "--out", str(out), *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -53,6 +59,29 @@ def test_kill_at_three_stages_changes_nothing(whole, tmp_path):
         process.communicate()
     finish(out)
     assert numbers(out) == numbers(whole)
+
+
+def test_a_run_that_selects_is_the_same_after_two_kills(tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    finish(whole, *SELECTING)
+    for wanted in ("5-improve/noise/seed-0.partial", "5-select/ppo/seed-0"):
+        process = start(cut, *SELECTING)
+        while not (cut / wanted).exists():
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    finish(cut, *SELECTING)
+    assert numbers(cut) == numbers(whole)
+    s = summary.read(cut / "8-report" / "summary.json")
+    assert s.controls == ("noise",)
+    assert {c.method for c in s.choices} == {"expert-iteration", "ppo", "dpo", "noise"}
+    assert all(sum(c.chosen for c in s.choices if c.method == m) == 1 for m in ("ppo", "dpo", "noise"))
+    spent = {row.method: row.budget.comparisons for row in s.rows if row.budget}
+    assert spent["best-of-4"] > 100  # the labels behind its reward model
+    assert spent["noise"] == sum(c.comparisons for c in s.choices if c.method == "noise") > 0
+    manifest = json.loads((cut / "manifest.json").read_text())
+    assert {*manifest["steps"], "0-data"} == set(manifest["planned"])
 
 
 def test_a_finished_run_does_no_work(whole):

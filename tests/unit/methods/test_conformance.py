@@ -27,7 +27,8 @@ SMALL: dict[str, dict[str, object]] = {
     "ppo": {"steps": 12, "rollouts": 48, "lr": 3e-3, "kl_coef": 0.01, "missing_eos_penalty": 0.0},
     "dpo": OPTIM,
     "kto": OPTIM,
-    "quark": STEPS | {"cues": ("a", "please"), "missing_eos_penalty": 0.0, "steps": 90, "lr": 1e-2},
+    "quark": STEPS
+    | {"cues": ("a", "please"), "missing_eos_penalty": 0.0, "steps": 90, "lr": 1e-2, "epochs": 1, "minibatches": 1},
 } | {n: STEPS | {"missing_eos_penalty": 0.0} for n in ("rloo", "grpo", "remax", "online_dpo")}
 
 
