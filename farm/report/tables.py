@@ -169,7 +169,8 @@ def affordable(summary: Summary) -> tuple[list[int], list[tuple[str, list[Afford
     """The generation budgets, and per row what it reaches with each (None: nothing to show within it)."""
     budgets = sorted({a.sequences for a in summary.affordable})
     found = {(a.method, a.sequences): a for a in summary.affordable}
-    names = dict.fromkeys(a.method for a in summary.affordable)
+    shown = {a.method for a in summary.affordable}
+    names = [m for m in dict.fromkeys(row.method for row in summary.rows) if m in shown]
     return budgets, [(m, [found.get((m, n)) for n in budgets]) for m in names]
 
 
