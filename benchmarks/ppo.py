@@ -1,11 +1,18 @@
 """PPO samples per second and peak memory: farm against the last TRL release that had a PPO trainer (1.12.0).
 
-Same random Llama (about 1M and 10M parameters), prompts of 32 tokens, responses of up to 48, 64 rollouts per step in 4
-epochs of 4 minibatches, a reward model of the policy's size, fp32. TRL needs a value network of its own; farm runs once
-with one (``network``) and once with its default, a value head on the policy's trunk (``head``), and at 10M also in
-bf16. Every side runs in a process of its own, in turns; the first step of each warms up and is not counted. Peak memory
-is the process's resident maximum, imports included. TRL is unpacked beside the script's scratch files
-(``pip install --no-deps --target``) unless --peer-path names a folder that holds it.
+Same random Llama (about 1M and 10M parameters), prompts of 32 tokens, responses of 48 (or, with --shortest, from there
+to 48 as the policy ends them), 64 rollouts per step in 4 epochs of 4 minibatches, a reward model of the policy's size.
+TRL needs a value network of its own; farm runs once with one (``network``) and once with its default, a value head on
+the policy's trunk (``head``), in fp32 and, at 10m, in bf16, which TRL's PPO ignores. Every side runs in a process of
+its own, in turns; the first step of each warms up and is not counted.
+
+--curve compares what is learned instead of how fast: both trainers on the offline world, from one SFT policy, against
+one reward model trained on gold labels, same steps, lengths, losses and optimizer, several seeds; mean score and KL by
+step side by side, and the gold reward of the final policies. Differences are farm minus TRL with the standard error
+over seeds.
+
+TRL is unpacked beside the script's scratch files (``pip install --no-deps --target``) unless --peer-path names a
+folder that holds it.
 """
 
 from __future__ import annotations
@@ -14,116 +21,190 @@ import argparse
 import itertools
 import json
 import os
-import resource
+import random
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import turns
+
 PEER = "trl==1.12.0"
 SIZES = {"1m": (128, 4), "10m": (320, 6)}  # width, layers
-SIDES = ("trl", "network", "head", "head-bf16")
+SIDES = ("trl", "network", "head", "network-bf16", "head-bf16")
 VOCABULARY, PROMPT, RESPONSE = 4096, 32, 48
-ROLLOUTS, EPOCHS, MINIBATCHES = 64, 4, 4
-LR, KL = 1e-5, 0.05
+ROLLOUTS, EPOCHS, MINIBATCHES, KL = 64, 4, 4, 0.05
 
 
-Mark = tuple[float, float]  # wall and processor seconds
+@dataclass(frozen=True)
+class Plan:
+    """What one side does: ``steps`` of PPO from ``folder``/policy against ``folder``/reward."""
+
+    side: str
+    steps: int
+    response: int = RESPONSE
+    lr: float = 1e-5
+    seed: int = 0
+    world: bool = False
 
 
-def now() -> Mark:
-    return time.perf_counter(), time.process_time()
+@dataclass(frozen=True)
+class Learned:
+    """What came out: a mark after every step, and each step's mean score and KL; the policy is in ``policy``."""
 
-
-def spans(marks: list[Mark]) -> list[Mark]:
-    return [(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(marks)]
+    marks: list[turns.Mark]
+    scores: list[float]
+    kl: list[float]
+    tokens: float | None
+    policy: Path
 
 
 def words() -> list[str]:
     return [f"w{i}" for i in range(VOCABULARY - 8)]
 
 
-def make(folder: Path, size: str) -> None:
-    """A policy and a reward model of one size, and prompts of exactly PROMPT tokens."""
+def text(pick: random.Random, tokens: int) -> str:
+    return " ".join(pick.choice(words()) for _ in range(tokens))
+
+
+def asks(plan: Plan) -> list[Any]:
+    """The prompts: the offline world's, or random ones of exactly PROMPT tokens."""
+    from farm.records import Instruction
+
+    if plan.world:
+        from farm.world.instructions import training
+
+        return training()["unlabeled"]
+    pick = random.Random(0)
+    return [Instruction.make(text(pick, PROMPT - 1)) for _ in range(ROLLOUTS * 4)]
+
+
+def make(folder: Path, size: str, shortest: int) -> None:
+    """A policy and a reward model of one size; below 48, ``shortest`` has the policy learn to end by itself."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
     from farm.lm import tiny
-    from farm.lm.load import load_tokenizer
+    from farm.lm.load import load_policy, save_policy
+    from farm.lm.prompts import encode_prompts, encode_texts
+    from farm.lm.train import Optim
+    from farm.methods import sft
+    from farm.records import Instruction
 
     width, layers = SIZES[size]
     settings = tiny.TinySettings(hidden=width, layers=layers, heads=4, mlp=3 * width, positions=PROMPT + RESPONSE + 8)
     tiny.create(folder / "policy", settings, 0, vocabulary=words())
+    policy = load_policy(folder / "policy")
+    if shortest < RESPONSE:
+        pick = random.Random(1)
+        answers = [text(pick, pick.randint(shortest, RESPONSE) - 1) for _ in range(16 * 16)]
+        prompts = encode_prompts([Instruction.make(text(pick, PROMPT - 1)) for _ in answers], policy.tokenizer)
+        rows = encode_texts(answers, [True] * len(answers), policy.tokenizer)
+        examples = [(p, r, 1.0) for p, r in zip(prompts, rows, strict=True)]
+        sft.train(policy, examples, Optim(lr=3e-3, epochs=1, batch=16), seed=0, purpose="ending")
+        save_policy(policy, folder / "policy")
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_pretrained(folder / "policy", num_labels=1)
-    tokenizer = load_tokenizer(folder / "policy")
-    model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.pad_token_id = policy.tokenizer.pad_token_id
     model.save_pretrained(folder / "reward")
-    tokenizer.save_pretrained(folder / "reward")
+    policy.tokenizer.save_pretrained(folder / "reward")
 
 
-def texts(count: int) -> list[str]:
-    import random
+def make_world(folder: Path) -> None:
+    """An SFT policy of the offline world, and a reward model trained on gold labels of its samples."""
+    from farm.lm import tiny
+    from farm.lm.load import load_policy, save_policy
+    from farm.lm.sample import sample
+    from farm.lm.train import Optim
+    from farm.methods import sft
+    from farm.methods.task import Task
+    from farm.records import Pair, Preference, Sampling, by_id
+    from farm.reward.model import RewardModel
+    from farm.reward.train import Config, train_reward
+    from farm.world import gold
+    from farm.world.grammar import vocabulary
+    from farm.world.instructions import training
 
-    pick = random.Random(0)
-    return [" ".join(pick.choice(words()) for _ in range(PROMPT - 1)) for _ in range(count)]
+    splits = training()
+    start = tiny.create(folder / "untrained", tiny.TinySettings(), 0, vocabulary=vocabulary())
+    task = Task(seed=0, folder=folder / "sft", sft=start, instructions=splits["sft"], sampling=Sampling())
+    result = sft.run(task, sft.Config(optim=Optim(lr=1e-2, epochs=3, batch=32)))
+    policy = load_policy(result.policy_source(folder / "sft"))
+    save_policy(policy, folder / "policy")
+    prompts = splits["preference"][:6000]
+    drawn = sample(policy, prompts, 2, Sampling(max_tokens=40), name="sft", purpose="pairs")
+    worth = gold.score([i for i in prompts for _ in range(2)], [r.text for r in drawn], [r.finished for r in drawn])
+    preferences = [
+        Preference(pair_id=Pair.of(a, b).id, instruction_id=a.instruction_id, responses=(a.id, b.id),
+                   winner_id=(a if x > y else b).id, origin="gold")
+        for a, b, x, y in zip(drawn[::2], drawn[1::2], worth[::2], worth[1::2], strict=True)
+        if x != y and a.text != b.text
+    ]  # fmt: skip
+    train_reward(folder / "policy", preferences, by_id(prompts), by_id(drawn), Config(), seed=0, folder=folder / "rm")
+    rm = RewardModel.load(folder / "rm")
+    rm.model.score.weight.data /= rm.sd  # TRL knows no normalisation; the mean is a constant and stays
+    rm.model.config.reward_mean, rm.model.config.reward_sd = 0.0, 1.0
+    rm.model.save_pretrained(folder / "reward")
+    rm.tokenizer.save_pretrained(folder / "reward")
 
 
-def ours(folder: Path, side: str, steps: int) -> list[Mark]:
+def ours(folder: Path, plan: Plan) -> Learned:
     from farm.methods import ppo
     from farm.methods.task import Task
-    from farm.records import Instruction, Sampling
+    from farm.records import Sampling, read
     from farm.reward.model import RewardModel
 
-    asks = [Instruction.make(t) for t in texts(ROLLOUTS * 4)]
-    marks = [now()]
+    marks: list[turns.Mark] = []
 
     def mark(done: int, total: int, figures: dict[str, float]) -> None:
-        marks.append(now())
+        marks.append(turns.now())
 
-    score = RewardModel.load(folder / "reward").score
-    sampling = Sampling(max_tokens=RESPONSE)
-    out = folder / f"out-{side}"
-    task = Task(0, out, folder / "policy", asks, sampling, score=score, reward=folder / "reward", progress=mark)
-    settings: dict[str, Any] = {"value": "network" if side == "network" else "head"}
-    if side.endswith("bf16"):
-        settings["dtype"] = "bfloat16"
+    value, _, dtype = plan.side.partition("-")
+    out = folder / f"out-{plan.side}-{plan.seed}"
     config = ppo.Config(
-        steps=steps + 1, rollouts=ROLLOUTS, epochs=EPOCHS, minibatches=MINIBATCHES, lr=LR, kl_coef=KL, curve_every=999,
-        **settings,
+        steps=plan.steps, rollouts=ROLLOUTS, epochs=EPOCHS, minibatches=MINIBATCHES, lr=plan.lr, kl_coef=KL,
+        curve_every=9999, max_grad_norm=1e9 if plan.world else 1.0, value=value,  # type: ignore[arg-type]
+        dtype="bfloat16" if dtype else "float32",
     )  # fmt: skip
-    ppo.run(task, config)
-    return spans(marks[1:])
+    score = RewardModel.load(folder / "reward").score
+    sampling = Sampling(max_tokens=plan.response)
+    given = {"score": score, "reward": folder / "reward", "progress": mark}
+    ppo.run(Task(plan.seed, out, folder / "policy", asks(plan), sampling, **given), config)
+    logs = read(out / "steps.jsonl", ppo.StepLog)
+    tokens = statistics.mean(log.mean_tokens for log in logs)
+    return Learned(marks, [log.score for log in logs], [log.kl for log in logs], tokens, out / "policy")
 
 
-def theirs(folder: Path, steps: int) -> list[Mark]:
+def theirs(folder: Path, plan: Plan) -> Learned:
     import datasets
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
     from farm.lm.prompts import encode_prompts
-    from farm.records import Instruction
 
     datasets.disable_progress_bars()
     tokenizer = AutoTokenizer.from_pretrained(folder / "policy", padding_side="left")
-    rows = encode_prompts([Instruction.make(t) for t in texts(ROLLOUTS * 4)], tokenizer)
-    data = datasets.Dataset.from_list([{"input_ids": row} for row in rows])
-    marks: list[Mark] = []
+    data = datasets.Dataset.from_list([{"input_ids": row} for row in encode_prompts(asks(plan), tokenizer)])
+    marks: list[turns.Mark] = []
 
     class Note(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            marks.append(now())
+            marks.append(turns.now())
 
+    out = folder / f"out-trl-{plan.seed}"
     config = PPOConfig(
-        output_dir=str(folder / "out-trl"), per_device_train_batch_size=ROLLOUTS, gradient_accumulation_steps=1,
-        num_mini_batches=MINIBATCHES, num_ppo_epochs=EPOCHS, total_episodes=ROLLOUTS * (steps + 1),
-        local_rollout_forward_batch_size=ROLLOUTS, response_length=RESPONSE, stop_token="eos", temperature=1.0,
-        learning_rate=LR, kl_coef=KL, bf16=False, gradient_checkpointing=False, use_cpu=True, report_to="none",
-        num_sample_generations=0, save_strategy="no", disable_tqdm=True, missing_eos_penalty=1.0, logging_steps=1000,
+        output_dir=str(out), per_device_train_batch_size=ROLLOUTS, gradient_accumulation_steps=1,
+        num_mini_batches=MINIBATCHES, num_ppo_epochs=EPOCHS, total_episodes=ROLLOUTS * plan.steps,
+        local_rollout_forward_batch_size=ROLLOUTS, response_length=plan.response, stop_token="eos", temperature=1.0,
+        learning_rate=plan.lr, lr_scheduler_type="linear", adam_epsilon=1e-5, kl_coef=KL, bf16=False, seed=plan.seed,
+        gradient_checkpointing=False, use_cpu=True, report_to="none", num_sample_generations=0, save_strategy="no",
+        disable_tqdm=True, missing_eos_penalty=1.0, logging_steps=1,
     )  # fmt: skip
     load, classify = AutoModelForCausalLM.from_pretrained, AutoModelForSequenceClassification.from_pretrained
     policy = load(folder / "policy", dtype=torch.float32)
@@ -133,127 +214,135 @@ def theirs(folder: Path, steps: int) -> list[Mark]:
         callbacks=[Note()],
     )  # fmt: skip
     trainer.train()
-    return spans(marks)
+    logs = [row for row in trainer.state.log_history if "objective/scores" in row]
+    policy.save_pretrained(out / "policy")
+    tokenizer.save_pretrained(out / "policy")
+    scores, kl = ([row[k] for row in logs] for k in ("objective/scores", "objective/kl"))
+    return Learned(marks, scores, kl, None, out / "policy")
 
 
-def child(folder: Path, side: str, steps: int, threads: int) -> None:
-    """One side in this process: seconds of each counted step and the peak of resident memory, as JSON."""
+def gold_of(policy: Path) -> float:
+    """Mean gold reward of a policy on validation prompts, always the same uniforms."""
+    from farm.lm.load import load_policy
+    from farm.lm.sample import sample
+    from farm.records import Sampling
+    from farm.world import gold
+    from farm.world.instructions import training
+
+    prompts = training()["val"][:256]
+    drawn = sample(load_policy(policy), prompts, 1, Sampling(max_tokens=40), name="x", purpose="gold")
+    return statistics.mean(gold.score(prompts, [r.text for r in drawn], [r.finished for r in drawn]))
+
+
+def child(folder: Path, plan: Plan, threads: int) -> None:
+    """One side in this process: what it took and learned, as JSON."""
     import torch
 
     torch.set_num_threads(threads)
-    seconds = theirs(folder, steps) if side == "trl" else ours(folder, side, steps)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": seconds, "peak_mb": peak}))
+    from transformers import LlamaForCausalLM, LlamaForSequenceClassification  # noqa: F401
+
+    import farm.methods.ppo
+    import farm.reward.model  # noqa: F401
+
+    if plan.side == "trl":
+        import datasets  # noqa: F401
+        from trl.experimental.ppo import PPOTrainer  # noqa: F401
+
+    imports = turns.resident_mb()
+    got = theirs(folder, plan) if plan.side == "trl" else ours(folder, plan)
+    peak = turns.peak_mb()
+    spent = [(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(got.marks)]
+    wall, cpu = (sum(s[k] for s in spent) for k in (0, 1))
+    figures = {"samples": ROLLOUTS * len(spent), "wall": wall, "cpu": cpu, "peak_mb": peak, "imports_mb": imports}
+    figures |= {"mean_tokens": got.tokens}
+    if plan.world:
+        figures |= {"scores": got.scores, "kl": got.kl, "gold": gold_of(got.policy)}
+    print(json.dumps(figures))
 
 
-def products(folder: Path) -> float:
-    """Share of one of our steps' operator time that is spent in matrix products (torch's profiler, head, fp32)."""
-    import torch
-    from torch.profiler import ProfilerActivity, profile
-
-    torch.set_num_threads(1)
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        ours(folder, "head", 1)
-    events = profiled.key_averages()
-    total = sum(e.self_cpu_time_total for e in events)
-    names = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_scaled_dot_product")
-    inside = sum(e.self_cpu_time_total for e in events if e.key.startswith(names))
-    return float(inside / total)
-
-
-def run_child(folder: Path, side: str, args: argparse.Namespace) -> dict[str, Any]:
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": str(args.threads),
-        "HF_HUB_OFFLINE": "1",
-        "TRL_EXPERIMENTAL_SILENCE": "1",
-    }
-    if side == "trl":
-        environment["PYTHONPATH"] = os.pathsep.join(
-            [str(args.peer_path), *filter(None, [os.environ.get("PYTHONPATH")])]
-        )
-    command = [
-        sys.executable,
-        __file__,
-        "--child",
-        side,
-        "--folder",
-        str(folder),
-        "--steps",
-        str(args.steps),
-        "--threads",
-        str(args.threads),
-    ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{side} failed:\n{done.stderr[-3000:]}")
-    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return answer
+def run_child(folder: Path, plan: Plan, args: argparse.Namespace) -> Any:
+    found = filter(None, [str(args.peer_path), os.environ.get("PYTHONPATH")])
+    extra = {"TRL_EXPERIMENTAL_SILENCE": "1"} | ({"PYTHONPATH": os.pathsep.join(found)} if plan.side == "trl" else {})
+    options = ["--child", json.dumps(asdict(plan)), "--folder", str(folder), "--threads", str(args.threads)]
+    return turns.run_child(__file__, options, args.threads, extra)
 
 
 def compare(folder: Path, size: str, args: argparse.Namespace) -> dict[str, Any]:
-    make(folder, size)
-    sides = [s for s in SIDES if size != "1m" or not s.endswith("bf16")]
-    rates: dict[str, list[float]] = {s: [] for s in sides}
-    costs: dict[str, list[float]] = {s: [] for s in sides}
-    peaks: dict[str, float] = {}
-    for repetition in range(args.repetitions):
-        for side in sides[:: 1 if repetition % 2 else -1]:
-            got = run_child(folder, side, args)
-            wall, cpu = (sum(s[k] for s in got["seconds"]) for k in (0, 1))
-            rates[side].append(ROLLOUTS * len(got["seconds"]) / wall)
-            costs[side].append(cpu / ROLLOUTS / len(got["seconds"]))
-            peaks[side] = max(peaks.get(side, 0.0), got["peak_mb"])
-    result: dict[str, Any] = {
-        side: {
-            "samples_per_second": round(statistics.median(rates[side]), 2),
-            "cpu_ms_per_sample": round(1000 * statistics.median(costs[side]), 1),
-            "peak_mb": round(peaks[side]),
+    make(folder, size, args.shortest)
+    sides = [s for s in args.sides.split(",") if size != "1m" or not s.endswith("bf16")]
+    got = turns.take_turns(sides, args.repetitions, lambda s: run_child(folder, Plan(s, args.steps + 1), args))
+    plain = [side for side in sides if side in ("network", "head")]
+    shares = {side: turns.share_of_products(partial(ours, folder, Plan(side, 2, seed=1))) for side in plain}
+    return turns.compare(got, "trl") | {"share_of_time_in_matrix_products": shares}
+
+
+def mean_and_error(values: Sequence[float]) -> dict[str, float]:
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    return {"mean": round(statistics.mean(values), 3), "se": round(error, 3)}
+
+
+def curve(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Score and KL by step of both trainers, means over seeds, and what the differences are worth."""
+    make_world(folder)
+    seeds = range(args.seeds)
+    got: dict[str, list[Any]] = {side: [] for side in ("trl", "network", "head")}
+    for seed, side in itertools.product(seeds, got):
+        got[side].append(run_child(folder, Plan(side, args.steps, 40, args.lr, seed, world=True), args))
+        print(f"{side} seed {seed}", file=sys.stderr, flush=True)
+    result: dict[str, Any] = {"gold_of_sft": round(gold_of(folder / "policy"), 3)}
+    steps = range(args.steps)
+    for what in ("scores", "kl"):
+        result[what] = {
+            side: [round(statistics.mean(r[what][k] for r in runs), 2) for k in steps] for side, runs in got.items()
         }
-        for side in sides
-    }
-    result["ratios"] = {
-        side: {
-            "samples_per_second": round(
-                statistics.median(a / b for a, b in zip(rates[side], rates["trl"], strict=True)), 2
-            ),
-            "cpu_seconds": round(statistics.median(a / b for a, b in zip(costs[side], costs["trl"], strict=True)), 2),
-            "peak_memory": round(peaks[side] / peaks["trl"], 2),
+    for side in ("network", "head"):
+        pairs = list(zip(got[side], got["trl"], strict=True))
+        late = steps[len(steps) // 2 :]
+        apart = {
+            "score_all_steps": [statistics.mean(a["scores"]) - statistics.mean(b["scores"]) for a, b in pairs],
+            "score_later_half": [statistics.mean(a["scores"][k] - b["scores"][k] for k in late) for a, b in pairs],
+            "kl_later_half": [statistics.mean(a["kl"][k] - b["kl"][k] for k in late) for a, b in pairs],
+            "gold_at_the_end": [a["gold"] - b["gold"] for a, b in pairs],
         }
-        for side in sides
-        if side != "trl"
-    }
-    result["matrix_products"] = round(products(folder), 2)
+        result[f"{side} - trl"] = {name: mean_and_error(values) for name, values in apart.items()}
+    result["gold_at_the_end"] = {side: mean_and_error([r["gold"] for r in runs]) for side, runs in got.items()}
     return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="1m,10m", help="which of 1m and 10m (both)")
-    parser.add_argument("--steps", type=int, default=4, help="counted steps per run (4)")
+    parser.add_argument("--sides", default=",".join(SIDES), help="which sides, trl among them (all)")
+    parser.add_argument("--steps", type=int, help="counted steps per run (4; with --curve, all steps: 30)")
     parser.add_argument("--repetitions", type=int, default=3, help="runs of each side (3)")
+    parser.add_argument("--shortest", type=int, default=RESPONSE, help="shortest response in tokens (48: none ends)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads of each side (1)")
+    parser.add_argument("--curve", action="store_true", help="compare learning curves on the offline world")
+    parser.add_argument("--seeds", type=int, default=4, help="seeds of each side with --curve (4)")
+    parser.add_argument("--lr", type=float, default=1e-3, help="learning rate with --curve (1e-3)")
     parser.add_argument("--peer-path", type=Path, help=f"folder that holds {PEER} (default: installed for the run)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        child(args.folder, args.child, args.steps, args.threads)
+        child(args.folder, Plan(**json.loads(args.child)), args.threads)
         return
+    args.steps = args.steps or (30 if args.curve else 4)
     with tempfile.TemporaryDirectory() as scratch:
         if args.peer_path is None:
             args.peer_path = Path(scratch) / "peer"
             pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(args.peer_path), PEER]
             subprocess.run(pip, check=True)
-        result = {size: compare(Path(scratch) / size, size, args) for size in args.sizes.split(",")}
-    whole = {
-        "benchmark": "ppo",
-        "peer": PEER,
-        **result,
-        "settings": {"threads": args.threads, "steps": args.steps, "repetitions": args.repetitions},
-    }
-    print(json.dumps(whole, indent=None if args.json else 1))
+        if args.curve:
+            result = {"curve": curve(Path(scratch) / "world", args)}
+        else:
+            result = {size: compare(Path(scratch) / size, size, args) for size in args.sizes.split(",")}
+    names = ("threads", "steps", *(("seeds", "lr") if args.curve else ("repetitions", "shortest")))
+    settings = turns.conditions(**{name: getattr(args, name) for name in names})
+    print(
+        json.dumps({"benchmark": "ppo", "peer": PEER, **result, "settings": settings}, indent=None if args.json else 1)
+    )
 
 
 if __name__ == "__main__":

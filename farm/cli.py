@@ -15,13 +15,14 @@ from farm.commands import (
     label,
     overoptimize,
     recipes,
+    reward,
     serve,
     stage,
     watch,
 )
 
 # In the order in which help shows them.
-COMMANDS = (stage, agree, overoptimize, calibrate, correlate, recipes, annotators, explain, serve, label, watch)
+COMMANDS = (stage, reward, agree, overoptimize, calibrate, correlate, recipes, annotators, explain, serve, label, watch)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,10 +38,16 @@ def parser() -> argparse.ArgumentParser:
     return main
 
 
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """The arguments with a command of two words ("reward score") as one."""
+    first = " ".join(arguments[:2])
+    return [first, *arguments[2:]] if first in reward.NAMES else list(arguments)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exit codes: 0 done, 1 refused with a reason, 2 wrong usage, 3 budget used up, 130 interrupted."""
     p = parser()
-    args = p.parse_args(arguments)
+    args = p.parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     if args.version:
         from farm.resources import installed
 

@@ -40,6 +40,8 @@ def run(study: Recipe, folder: Path, reuse: bool = True) -> Numbers:
 
     if study.laboratory is None:
         raise RecipeError(f"recipe '{study.name}' has no section 'laboratory' (see farm recipes show overoptimize)")
+    if study.reward.members != 1:
+        raise RecipeError("reward.members: in a laboratory give each of laboratory.rewards its own members")
     cross = study.laboratory.crossing
     if cross and cross.independent == measure.HUMANS and study.data.world != "offline":
         raise RecipeError(
@@ -156,7 +158,8 @@ class _Line:
         return self.lab, row, members, self.made[seed][f"labels:{self.lab.rewards[reward].labels}"]
 
     def _scores(self) -> list[Task]:
-        keys = dict.fromkeys(k for name in self.lab.rewards for k in reward_keys(self.lab, name))
+        rewards = [(name, k) for name, r in self.lab.rewards.items() for k in range(r.replicates)]
+        keys = dict.fromkeys(key for name, k in rewards for key in reward_keys(self.lab, name, k))
         tasks: list[Task] = [
             (s, f"scores:{k}", measure.scores, (k, "model", self.made[s][f"model:{k}"]))
             for k in keys
@@ -184,7 +187,7 @@ class _Line:
                     tasks += self._judged(f"{reward}:{side}", reward, row, f"{row}:{side}", judge, sizes)
         if lab.gold.pool:
             sizes = (lab.pool.instructions, lab.gold.draws, lab.gold.votes)
-            for name in lab.rewards:
+            for name in lab.selecting:
                 tasks += self._judged(f"gold:{name}", name, None, "", lab.gold.pool, sizes)
             for row in lab.policies:
                 tasks += self._judged("", None, row, f"gold:{row}", lab.gold.pool, sizes)

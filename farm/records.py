@@ -206,7 +206,8 @@ class Judgement(Record):
 class Preference(Record):
     """What training reads: the label of a pair after noise, voting or human override. ``winner_id`` None = tie.
 
-    ``probability`` is the target P(winner preferred): 1 for a hard label, less for a soft one.
+    ``probability`` is the target P(winner preferred): 1 for a hard label, less for a soft one. ``strength`` is how
+    clear the preference is, 1 slightly to 3 much better, where people said so.
     """
 
     pair_id: str
@@ -218,6 +219,7 @@ class Preference(Record):
     origin: Literal["simulated", "human", "gold"]
     judgements: tuple[str, ...] = ()
     flipped: bool = False
+    strength: float | None = Field(None, ge=0)
 
     @model_validator(mode="after")
     def _winner(self) -> Self:

@@ -29,10 +29,13 @@ def find(kind: Kind, name: str | Path) -> Path:
     if given.is_file() or (given.is_dir() and kind != "recipes"):  # a run folder may be called like its recipe
         return given
     shipped = folder(kind)
-    for candidate in (shipped / given.name, shipped / f"{given.name}.yaml"):
-        if candidate.exists() and (len(given.parts) == 1 or given.parts[0] == kind):
+    inside = shipped.joinpath(*given.parts[1:]) if given.parts[:1] == (kind,) else shipped / given
+    for candidate in (inside, inside.parent / f"{inside.name}.yaml"):
+        there = candidate.is_file() if kind == "recipes" else candidate.exists()
+        if there and shipped in candidate.parents and ".." not in given.parts:
             return candidate
-    names = sorted(p.stem for p in shipped.iterdir() if not p.name.startswith((".", "_", "README")))
+    named = (p for p in shipped.iterdir() if p.is_file() or kind != "recipes")
+    names = sorted(p.stem for p in named if not p.name.startswith((".", "_", "README")))
     raise DataError(f"{given}: no such file, and no such name in {kind}/ (there: {', '.join(names)})")
 
 

@@ -59,7 +59,7 @@ def settle(
 
     With ``soft`` the preference's probability is the mean over the acts instead of 1: an act counts with the
     probability its judge revealed, where the label tokens held at least ``LOW_MASS``, else with its verdict; under
-    ``calibration`` with its fitted chance, undrawn.
+    ``calibration`` with its fitted chance, undrawn. Strengths that people gave become the preference's.
 
     Raises DataError on a judgement of an unknown pair, an unknown response, or ``flip`` out of [0, 0.5].
     """
@@ -98,9 +98,21 @@ def settle(
                 origin="simulated",
                 judgements=tuple(id for id, _ in used),
                 flipped=before is not None and winner != before,
+                strength=_strength(group, winner),
             )
         )
     return preferences
+
+
+def _strength(acts: Sequence[Judgement], winner: str | None) -> float | None:
+    """Mean of the strengths that people gave, at least 0: votes for the other side count negative, ties zero, a choice
+    of which nobody said how clear it is as 2. None where no act has one."""
+    votes = [j for j in acts if j.outcome.judged]
+    if winner is None or all(j.strength is None for j in votes):
+        return None
+    clear = [2.0 if j.strength is None else j.strength for j in votes]
+    signs = [0 if j.winner_id is None else 1 if j.winner_id == winner else -1 for j in votes]
+    return max(0.0, sum(s * c for s, c in zip(signs, clear, strict=True)) / len(votes))
 
 
 def _vote(judgement: Judgement, pair: Pair, soft: bool) -> float | None:

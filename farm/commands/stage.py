@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from farm.commands import annotate, evaluate, report
+from farm.commands import annotate, evaluate, report, reward
 
 if TYPE_CHECKING:
     from farm.recipe import Recipe
@@ -31,6 +31,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
             evaluate.extend(p)
         if name == "annotate":
             annotate.extend(p)
+        if name == "reward":
+            reward.extend(p)
         if name == "report":
             report.extend(p)
 

@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.nn.functional import embedding, linear, silu
 
 from farm.lm.load import Policy
-from farm.lm.logprobs import bare
+from farm.lm.trunk import bare
+
+COPIED = 50_000_000  # parameters up to which the lean decoder's copy of the matrices is cheap; above, calls cost little
 
 
 class Steps(Protocol):
@@ -47,13 +49,15 @@ def _weight(module: Any) -> Tensor:
 
 
 class LlamaSteps:
-    """Lean decoder for LlamaForCausalLM (grouped-query attention, any rotary scaling, LoRA included)."""
+    """Lean decoder for a small LlamaForCausalLM (grouped-query attention, any rotary scaling, LoRA included). It holds
+    a fused copy of the matrices while it lives."""
 
     @staticmethod
     def fits(model: Any) -> bool:
         config = bare(model).config
         plain = not getattr(config, "attention_bias", False) and not getattr(config, "mlp_bias", False)
-        return config.model_type == "llama" and config.hidden_act == "silu" and plain
+        small = sum(p.numel() for p in model.parameters()) <= COPIED
+        return config.model_type == "llama" and config.hidden_act == "silu" and plain and small
 
     @torch.no_grad()
     def __init__(self, model: Any) -> None:

@@ -5,7 +5,6 @@ Everything is in the Hugging Face format with safetensors weights; code shipped 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,13 +13,11 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from transformers.utils import logging as transformers_logging
+from safetensors import SafetensorError, safe_open
 
 from farm.errors import DataError, MissingExtra, TrainError
 from farm.lm import parallel
-
-transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+from farm.lm.hub import adapter_base, load_hf, load_tokenizer, pickles, reason
 
 
 class Lora(BaseModel):
@@ -57,90 +54,81 @@ def load_policy(
     *,
     lora: Lora | None = None,
     name: str = "",
-    device: str = "cpu",
+    device: str = "",
     dtype: str = "float32",
     seed: int = 0,
 ) -> Policy:
     """Load a policy from a local folder (full model or saved adapter) or a Hub id; with ``lora``, add fresh adapters.
 
-    A saved adapter is merged into its base, so a loaded policy is always one plain model.
-    Raises DataError when nothing loadable is there, TrainError when it has no EOS token or no pad token beside it,
-    MissingExtra when adapters are needed and peft is not installed.
+    A saved adapter is merged into its base, so a loaded policy is always one plain model. ``device`` left out is that
+    of the environment variable FARM_DEVICE, else the processor.
+    Raises DataError when nothing whole and fitting is there, TrainError when it has no EOS token, MissingExtra when
+    adapters are needed and peft is not installed.
     """
     tokenizer = load_tokenizer(source)
     model = _load_merged(source, device, dtype)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer))
+    embeddings = model.get_input_embeddings()
+    if tokenizer.pad_token_id >= embeddings.num_embeddings:
+        tokenizer.pad_token = tokenizer.eos_token
+    elif len(tokenizer) > embeddings.num_embeddings:
+        raise DataError(
+            f"{source}: the tokenizer knows {len(tokenizer)} tokens, the model has embeddings for "
+            f"{embeddings.num_embeddings}; call model.resize_token_embeddings({len(tokenizer)}) and save the model anew"
+        )
+    if embeddings.padding_idx == tokenizer.eos_token_id:
+        embeddings.padding_idx = None  # else EOS would get no gradient where it is read
     model.config.pad_token_id = tokenizer.pad_token_id
     model.eval()  # no dropout anywhere: a policy and its copy must agree to the bit
     policy = Policy(model, tokenizer, name or Path(source).name, str(source))
     return add_lora(policy, lora, seed) if lora is not None else policy
 
 
-def _load_merged(source: str | Path, device: str, dtype: str) -> Any:
+def _load_merged(source: str | Path, device: str, dtype: str, above: tuple[str, ...] = ()) -> Any:
     from transformers import AutoModelForCausalLM
 
     base = adapter_base(source)
     if base is None:
         return load_hf(AutoModelForCausalLM, source, device, dtype)
-    model = _load_merged(base, device, dtype)  # the base may itself be an adapter of something
-    return _peft().PeftModel.from_pretrained(model, str(source), use_safetensors=True).merge_and_unload()
-
-
-def adapter_base(source: str | Path) -> str | None:
-    """The base model of a saved adapter folder, or None when ``source`` holds a full model."""
-    path = Path(source) / "adapter_config.json"
-    if not path.is_file():
-        return None
-    base = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if not base:
-        raise DataError(f"{path}: 'base_model_name_or_path' is missing, so the adapter's base is unknown")
-    beside = Path(source) / str(base)  # written relative to the adapter, so that a run folder can be moved
-    return str(beside.resolve()) if beside.is_dir() else str(base)
-
-
-def load_tokenizer(source: str | Path) -> Any:
-    """The tokenizer of a folder or Hub id, with a pad token that is not EOS.
-
-    Raises DataError when it cannot be loaded, TrainError when no pad token can be found that differs from EOS.
-    """
-    from transformers import AutoTokenizer
-
+    here = str(Path(source).resolve())
+    if here in above:
+        raise DataError(f"{source}/adapter_config.json: 'base_model_name_or_path' leads back to the adapter itself")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
-    except (OSError, ValueError) as e:
-        raise DataError(_cannot_load(source, e)) from None
-    if tokenizer.eos_token_id is None:
-        raise TrainError(f"{source}: the tokenizer has no EOS token, so a finished response cannot be told")
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        # An EOS that counts as padding is masked and never learned. Hub models without a pad token get a new one.
-        tokenizer.add_special_tokens({"pad_token": "<|farm_pad|>"})
-    return tokenizer
+        model = _load_merged(base, device, dtype, (*above, here))  # the base may itself be an adapter of something
+    except DataError as e:
+        raise DataError(
+            f"{source}/adapter_config.json: the adapter's base, 'base_model_name_or_path': {base!r}, is not to be had. "
+            f"Put it there, or name the folder or Hub id where it is now. {e}"
+        ) from None
+    return _merge(model, Path(source), base)
 
 
-def load_hf(auto: Any, source: str | Path, device: str, dtype: str, **settings: Any) -> Any:
-    """``auto.from_pretrained`` from safetensors only, with errors that say what to do."""
+def _merge(model: Any, adapter: Path, base: str) -> Any:
+    """``model`` with a saved adapter added to its weights. Raises DataError unless every weight finds its place."""
+    peft = _peft()
+    weights = adapter / "adapter_model.safetensors"
+    if not weights.is_file():
+        raise DataError(f"{weights}: no such file{pickles(adapter)}; an adapter is read from safetensors only")
     try:
-        model = auto.from_pretrained(
-            str(source), dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False, **settings
+        with safe_open(weights, "pt") as f:
+            saved = set(f.keys())
+    except (OSError, SafetensorError) as e:
+        raise DataError(
+            f"{weights}: cut off or not a safetensors file ({e}); copy or train the adapter again"
+        ) from None
+    other = f"{adapter}: this adapter was trained on another base than {base!r}, which its adapter_config.json names"
+    try:
+        adapted = peft.PeftModel.from_pretrained(model, str(adapter), use_safetensors=True)
+        wanted = set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    except (RuntimeError, ValueError, KeyError, TypeError) as e:
+        raise DataError(
+            f"{other} ({reason(e, 'size mismatch')}). Name its own base in 'base_model_name_or_path'."
+        ) from None
+    if strange := sorted(saved ^ wanted):
+        raise DataError(
+            f"{other} ({len(strange)} weights have no counterpart, the first is {strange[0]}). "
+            "Name its own base in 'base_model_name_or_path'."
         )
-    except (OSError, ValueError, KeyError) as e:
-        raise DataError(_cannot_load(source, e)) from None
-    if device == "cpu" and sum(p.numel() for p in model.parameters()) < 5_000_000 and _attention(model) != "eager":
-        model.set_attn_implementation("eager")  # measured: 1.2 times the speed of fused attention at this size
-    return model.to(device)
-
-
-def _attention(model: Any) -> str:
-    return str(getattr(model.config, "_attn_implementation", ""))
-
-
-def _cannot_load(source: str | Path, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return (
-        f"{source}: no model can be loaded from there ({reason}). Give a local folder with config.json, "
-        "tokenizer.json and safetensors weights, or the id of a model on the Hub (which needs a network)."
-    )
+    return adapted.merge_and_unload()
 
 
 def _peft() -> Any:

@@ -14,32 +14,17 @@ from torch import Tensor
 from farm.lm import parallel
 from farm.lm.load import Policy, reference_of
 from farm.lm.prompts import Batch, Ids, lay_out
+from farm.lm.trunk import bare, hidden_at, positions_of
 
 TOKENS_PER_BATCH = 4096
+CACHED = 2**18  # logits that stay in a processor's cache
 _LOGIT_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "logits_soft_cap")
-
-
-def bare(model: Any) -> Any:
-    """The Hugging Face model inside a peft wrapper (its adapters stay in force), or the model itself."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model
-
-
-def positions_of(batch: Batch) -> Tensor:
-    """Position ids [B, T] that count real tokens only, so that padding on either side changes nothing."""
-    return (batch.attention.cumsum(1) - 1).clamp(min=0)
-
-
-def hidden_states(model: Any, batch: Batch) -> Tensor:
-    """Last hidden states [B, T, d] of the trunk."""
-    trunk = bare(model).base_model
-    out = trunk(input_ids=batch.ids, attention_mask=batch.attention, position_ids=positions_of(batch), use_cache=False)
-    return out.last_hidden_state  # type: ignore[no-any-return]
 
 
 def response_logits(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """Logits [N, V] of the N response tokens of a batch, and the hidden states [N, d] they come from."""
     inner = bare(model)
-    hidden = hidden_states(model, batch)[batch.predicts]
+    hidden = hidden_at(model, batch, batch.predicts)
     logits = inner.get_output_embeddings()(hidden)
     config = inner.config
     if any(getattr(config, key, None) not in (None, 1.0) for key in _LOGIT_SETTINGS):
@@ -55,7 +40,29 @@ def token_logprobs(logits: Tensor, targets: Tensor, temperature: float = 1.0) ->
     """log softmax(logits / temperature)[target], [N]."""
     if temperature != 1.0:
         logits = logits / temperature
-    return logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(1)
+    return _Chosen.apply(logits, targets)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _Chosen(torch.autograd.Function):
+    """logits[target] - logsumexp(logits), [N]: what autograd makes of it, to the bit, but in parts that stay in cache
+    and with one buffer of gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        rows = max(1, CACHED // logits.shape[1])
+        total = torch.cat([part.logsumexp(1) for part in torch.split(logits, rows)])
+        ctx.save_for_backward(logits, targets, total)
+        return logits.gather(1, targets[:, None])[:, 0] - total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        logits, targets, total = ctx.saved_tensors
+        gradient = gradients[0][:, None]
+        out, rows = torch.empty_like(logits), max(1, CACHED // logits.shape[1])
+        for start in range(0, len(logits), rows):
+            part = slice(start, start + rows)
+            torch.sub(logits[part], total[part, None], out=out[part]).exp_().mul_(-gradient[part])
+        return out.scatter_add_(1, targets[:, None], gradient), None
 
 
 def by_row(packed: Tensor, batch: Batch) -> list[Tensor]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from farm.errors import DataError, MissingExtra, TrainError
+from farm.lm import sharded
 from farm.lm.load import Policy
 from farm.lm.prompts import Ids
 from farm.lm.train import BETAS, Optim, Trained
@@ -54,10 +55,14 @@ def reward(
     seed: int,
     folder: Path,
     progress: Progress | None,
+    margins: Sequence[float] = (),
 ) -> Trained:
-    """Train a one-output classifier (``policy.model``) in place on (chosen, rejected) rows of prompt and response."""
+    """Train a one-output classifier (``policy.model``) in place on (chosen, rejected) rows of prompt and response;
+    ``margins`` say, row by row, by how much the chosen one should win."""
     trl = _trl()
-    rows = [{"chosen_ids": chosen, "rejected_ids": rejected} for chosen, rejected in examples]
+    rows: list[dict[str, Any]] = [{"chosen_ids": chosen, "rejected_ids": rejected} for chosen, rejected in examples]
+    for row, margin in zip(rows, margins, strict=bool(margins)):
+        row["margin"] = margin
     config = trl.RewardConfig(**_settings(policy, optim, seed, folder), max_length=None)
     trainer = trl.RewardTrainer(
         policy.model,
@@ -100,15 +105,17 @@ def dpo(
         label_smoothing=flip,
         max_length=None,
     )
-    trainer = Trainer(
-        policy.model,
-        None if frozen is None else frozen.model,
-        config,
-        train_dataset=_dataset(rows),
-        processing_class=policy.tokenizer,
-        callbacks=_callbacks(progress),
-    )
-    return _run(trainer, sum(2 * len(p) + len(w) + len(r) for p, w, r in examples), optim)
+    reference = None if frozen is None else frozen.model
+    with sharded.unharmed(reference):
+        trainer = Trainer(
+            policy.model,
+            reference,
+            config,
+            train_dataset=_dataset(rows),
+            processing_class=policy.tokenizer,
+            callbacks=_callbacks(progress),
+        )
+        return _run(trainer, sum(2 * len(p) + len(w) + len(r) for p, w, r in examples), optim)
 
 
 def _trl() -> Any:
@@ -129,11 +136,12 @@ def _dataset(rows: list[dict[str, Any]]) -> Any:
 
 
 def _settings(policy: Policy, optim: Optim, seed: int, folder: Path) -> dict[str, Any]:
-    part = optim.micro_batch or optim.batch
+    share = -(-optim.batch // int(os.environ.get("WORLD_SIZE", "1")))  # of a batch, in each process
+    part = min(optim.micro_batch or share, share)
     return {
         "output_dir": str(folder),
         "per_device_train_batch_size": part,
-        "gradient_accumulation_steps": max(1, optim.batch // part),
+        "gradient_accumulation_steps": max(1, share // part),
         "learning_rate": optim.lr,
         "num_train_epochs": optim.epochs,
         "lr_scheduler_type": optim.schedule,
@@ -144,7 +152,7 @@ def _settings(policy: Policy, optim: Optim, seed: int, folder: Path) -> dict[str
         "adam_beta2": BETAS[1],
         "seed": seed,
         "use_cpu": policy.device.type == "cpu",
-        "bf16": False,
+        "bf16": optim.dtype == "bfloat16",
         "gradient_checkpointing": False,
         "save_strategy": "no",
         "logging_steps": 1,
@@ -168,7 +176,8 @@ def _run(trainer: Any, tokens: int, optim: Optim) -> Trained:
     from transformers.trainer_callback import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)  # it prints every log entry
-    trainer.train()
+    with sharded.whole_again(trainer):
+        trainer.train()
     trainer.model.eval()
     losses = tuple(float(row["loss"]) for row in trainer.state.log_history if "loss" in row)
     if not losses or any(not (-1e30 < value < 1e30) for value in losses):

@@ -28,13 +28,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from farm.errors import DataError
 from farm.lm import parallel
+from farm.lm.hub import load_hf, load_tokenizer, same_tokens
 from farm.lm.load import (
     Lora,
     Policy,
     copy_frozen,
-    load_hf,
     load_policy,
-    load_tokenizer,
     reference_of,
     save_policy,
     trainable,
@@ -42,7 +41,6 @@ from farm.lm.load import (
 from farm.lm.logprobs import (
     batches,
     by_row,
-    hidden_states,
     logprobs,
     response_logits,
     sequence_sums,
@@ -51,7 +49,8 @@ from farm.lm.logprobs import (
 )
 from farm.lm.prompts import Batch, Ids, encode_prompts, lay_out
 from farm.lm.sample import draw
-from farm.lm.train import rate, step
+from farm.lm.train import mixed_precision, rate, step
+from farm.lm.trunk import hidden_at
 from farm.methods import losses, resume
 from farm.methods.curve import Track
 from farm.methods.on_policy import prompt_stream
@@ -147,7 +146,7 @@ class Critic:
         advice = "set value_from: policy"
         if task.reward is None:
             raise DataError(f"ppo: value_from 'reward' needs the folder of a reward model; give one, or {advice}")
-        if load_tokenizer(task.reward).get_vocab() != policy.tokenizer.get_vocab():
+        if not same_tokens(load_tokenizer(task.reward), policy.tokenizer):
             raise DataError(f"ppo: the reward model {task.reward} has another tokenizer than the policy; {advice}")
         model = load_hf(AutoModelForSequenceClassification, task.reward, str(policy.device), "float32")
         return Policy(model.eval(), policy.tokenizer, "value", str(task.reward))
@@ -157,7 +156,7 @@ class Critic:
 
     def __call__(self, hidden: Tensor, batch: Batch) -> Tensor:
         if self.own is not None:
-            hidden = hidden_states(self.own.model, batch)[batch.predicts]
+            hidden = hidden_at(self.own.model, batch, batch.predicts)
         return self.head(hidden.float())[:, 0]  # type: ignore[no-any-return]
 
 
@@ -198,7 +197,7 @@ def run(task: Task, config: Config) -> Result:
             break
         for group in optimizer.param_groups:
             group["lr"] = config.lr * rate(number - 1, config.steps, 0.0, "linear")
-        with autocast(policy, config.dtype):
+        with mixed_precision(policy.device.type, config.dtype):
             log = improve(policy, critic, optimizer, parameters, data, kl_coef, config, task.seed, number)
         if config.kl_target is not None:
             kl_coef = adapt(kl_coef, log.kl, config.kl_target, len(chosen), config.kl_horizon)
@@ -228,11 +227,6 @@ def run(task: Task, config: Config) -> Result:
     )
 
 
-def autocast(policy: Policy, dtype: str) -> torch.autocast:
-    """Mixed precision for the passes inside; nothing for float32."""
-    return torch.autocast(policy.device.type, torch.bfloat16, enabled=dtype == "bfloat16")
-
-
 def roll_out(
     task: Task,
     policy: Policy,
@@ -252,7 +246,7 @@ def roll_out(
     finished = [d.finished for d in draws]
     scores = scores - config.missing_eos_penalty * (~torch.tensor(finished))
     ids = [d.ids for d in draws]
-    with reference_of(policy, frozen) as reference, autocast(policy, config.dtype):
+    with reference_of(policy, frozen) as reference, mixed_precision(policy.device.type, config.dtype):
         theirs = logprobs(reference, prompts, ids)
     price = None
     if config.kl_estimator == "k3":
@@ -301,13 +295,13 @@ def improve(
         for rows in pass_:
             total = sum(len(data.responses[i]) for i in rows)
             for part in _parts(data, parallel.share(rows)):
-                loss, stats = _part_loss(policy, critic, data, part, old, values, packed, config)
-                if not norms:
-                    first_error = max(first_error, stats.pop("ratio_error"))
-                stats.pop("ratio_error", None)
-                (loss / total).backward()  # type: ignore[no-untyped-call]
-                for k, v in stats.items():
-                    totals[k] = totals.get(k, 0.0) + v
+                for loss, stats in _part_losses(policy, critic, data, part, old, values, packed, config):
+                    (loss / total).backward()  # type: ignore[no-untyped-call]
+                    ratio_error = stats.pop("ratio_error", 0.0)
+                    if not norms:
+                        first_error = max(first_error, ratio_error)
+                    for k, v in stats.items():
+                        totals[k] = totals.get(k, 0.0) + v
             norms.append(step(optimizer, parameters, config.max_grad_norm))
     totals = parallel.total(totals)
     seen = config.epochs * int(mask.sum())
@@ -347,13 +341,13 @@ def _parts(data: Rollouts, rows: list[int]) -> Iterator[list[int]]:
         yield [rows[k] for k in part]
 
 
-def _forward(policy: Policy, critic: Critic, data: Rollouts, part: list[int]) -> tuple[Tensor, Tensor, Batch]:
-    """Log-probabilities [N], values [N] of the response tokens of some rows."""
+def _forward(policy: Policy, data: Rollouts, part: list[int]) -> tuple[Tensor, Tensor, Batch]:
+    """Log-probabilities [N] of the response tokens of some rows, the hidden states [N, d] behind them, and the rows."""
     batch = lay_out(
         [data.prompts[i] for i in part], [data.responses[i] for i in part], policy.tokenizer.pad_token_id, policy.device
     )
     logits, hidden = response_logits(policy.model, batch)
-    return token_logprobs(logits, batch.targets), critic(hidden, batch), batch
+    return token_logprobs(logits, batch.targets), hidden, batch
 
 
 @torch.no_grad()
@@ -363,13 +357,14 @@ def _evaluate(
     mine: dict[int, tuple[Tensor, Tensor]] = {}
     for rows in minibatches:
         for part in _parts(data, parallel.share(rows)):
-            logp, value, batch = _forward(policy, critic, data, part)
+            logp, hidden, batch = _forward(policy, data, part)
+            value = critic(hidden, batch)
             mine |= dict(zip(part, zip(by_row(logp, batch), by_row(value, batch), strict=True), strict=True))
     known = {row: both for share in parallel.everyone(mine) for row, both in share.items()}
     return [known[i][0] for i in range(len(known))], [known[i][1] for i in range(len(known))]
 
 
-def _part_loss(
+def _part_losses(
     policy: Policy,
     critic: Critic,
     data: Rollouts,
@@ -378,17 +373,21 @@ def _part_loss(
     values: list[Tensor],
     packed: list[tuple[Tensor, Tensor]],
     config: Config,
-) -> tuple[Tensor, dict[str, float]]:
-    """Summed loss over the tokens of some rows, and summed statistics."""
-    logp, value, _ = _forward(policy, critic, data, part)
+) -> Iterator[tuple[Tensor, dict[str, float]]]:
+    """Summed losses over the tokens of some rows, and summed statistics: policy and value together where they share a
+    trunk, else one after the other, so that only one network's activations are in memory at a time."""
+    logp, hidden, batch = _forward(policy, data, part)
     before, guess = (torch.cat([x[i] for i in part]).to(policy.device) for x in (old, values))
     advantage, returns = (torch.cat([packed[i][k] for i in part]).to(policy.device) for k in (0, 1))
     each, ratio, clipped = losses.ppo_policy(logp, before, advantage, config.clip)
-    worth = losses.ppo_value(value, guess, returns, config.clip)
+    loss = each.sum()
     stats = {
-        "policy": float(each.detach().sum()),
-        "value": float(worth.detach().sum()),
+        "policy": float(loss.detach()),
         "clipped": float(clipped.sum()),
         "ratio_error": float((ratio.detach() - 1).abs().max()),
     }
-    return each.sum() + config.value_coef * worth.sum(), stats
+    if critic.own is not None:
+        yield loss, stats
+        hidden, loss, stats = hidden.detach(), torch.zeros_like(loss), {}
+    worth = losses.ppo_value(critic(hidden, batch), guess, returns, config.clip).sum()
+    yield loss + config.value_coef * worth, stats | {"value": float(worth.detach())}

@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from farm.lm import parallel
+from farm.progress import say
 from farm.runs import RESUME, read_json
+
+STATE = "state.safetensors"
 
 
 def save(
@@ -36,11 +40,14 @@ def save(
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file(tensors, partial / "state.safetensors")
+    save_file(tensors, partial / STATE)
+    with (partial / STATE).open("rb") as f:
+        os.fsync(f.fileno())  # the numbers, which say that the checkpoint is whole, come after the weights
     with (partial / "numbers.json").open("w", encoding="utf-8") as f:
         json.dump({"number": number, "numbers": numbers}, f)
         f.flush()
         os.fsync(f.fileno())
+    shutil.rmtree(target, ignore_errors=True)  # there only if it could not be read
     partial.rename(target)
     for other in target.parent.glob("step-*"):
         if other != target:
@@ -50,17 +57,36 @@ def save(
 def load(
     folder: Path, parameters: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> tuple[int, Any] | None:
-    """Restore the last whole checkpoint into ``parameters`` and ``optimizer``: (step, numbers), or None without one."""
+    """Restore the last whole checkpoint into ``parameters`` and ``optimizer``: (step, numbers), or None without one.
+
+    One that is cut off or of another shape is passed over, and that is said.
+    """
     folder = parallel.everyone(folder)[0]  # all processes go on from the first one's checkpoint
     found = []
     for path in (folder / RESUME).glob("step-*"):
-        known = read_json(path / "numbers.json")
-        if path.suffix != ".partial" and known is not None:
-            found.append((int(known["number"]), path, known["numbers"]))
-    if not found:
+        if path.suffix != ".partial":
+            found.append((int(path.name.removeprefix("step-")), path))
+    for number, path in sorted(found, reverse=True):
+        known, tensors = read_json(path / "numbers.json"), _whole(path / STATE, parameters)
+        if known is not None and tensors is not None:
+            _restore(tensors, parameters, optimizer)
+            return number, known["numbers"]
+        say(f"note: the checkpoint {path} is cut off or of another model; training goes on from before it")
+    return None
+
+
+def _whole(path: Path, parameters: list[torch.nn.Parameter]) -> dict[str, Tensor] | None:
+    try:
+        tensors = load_file(path)
+        fits = all(tensors[f"parameter.{i}"].shape == p.shape for i, p in enumerate(parameters))
+    except (OSError, SafetensorError, KeyError):
         return None
-    number, path, numbers = max(found, key=lambda one: one[0])
-    tensors = load_file(path / "state.safetensors")
+    return tensors if fits else None
+
+
+def _restore(
+    tensors: dict[str, Tensor], parameters: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer
+) -> None:
     with torch.no_grad():
         for i, p in enumerate(parameters):
             p.copy_(tensors[f"parameter.{i}"])
@@ -68,4 +94,3 @@ def load(
             state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
             if state:  # Adam keeps its step count on the CPU unless it is fused on another device
                 optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in state.items()}
-    return number, numbers

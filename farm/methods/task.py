@@ -131,11 +131,24 @@ def to_responses(
 
 
 def checked(method: str, scores: Sequence[float], responses: Sequence[Response]) -> list[float]:
-    """The scores, or TrainError naming the first response whose score is not finite."""
+    """The scores as plain numbers, or TrainError when they are not one finite number per response."""
+    scores = list(scores)
+    if len(scores) != len(responses):
+        raise TrainError(
+            f"{method}: the reward function returned {len(scores)} scores for {len(responses)} responses; "
+            "it must return one number per response, in their order"
+        )
     for value, response in zip(scores, responses, strict=True):
-        if not (-1e30 < value < 1e30):
+        if not _finite(value):
             raise TrainError(
                 f"{method}: the reward of response {response.id} (instruction {response.instruction_id}) is {value}; "
                 "the reward function must return finite numbers"
             )
-    return list(scores)
+    return [float(value) for value in scores]
+
+
+def _finite(value: object) -> bool:
+    try:
+        return -1e30 < float(value) < 1e30  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False

@@ -99,7 +99,7 @@ def findings(n: Numbers) -> list[Point]:
     """The findings in words, the most important first."""
     points = [Point("warning" if v.over_optimized else "plain", v.sentence) for v in n.verdicts]
     points += [Point("plain", f.sentence) for f in n.fits[:2]]
-    points += [Point("plain", _spent(s)) for s in n.spending[-1:]]
+    points += [Point("plain", _spent(s)) for s in n.spending]
     points += [Point("plain", _moved(s)) for s in n.shifts if s.question]
     points += [
         Point("warning" if any(c.verdict.gold_falls for c in x.cells) else "plain", x.sentence) for x in n.crossings
@@ -131,7 +131,8 @@ def _moved(s: Shift) -> str:
     return (
         f"{s.question} {s.name} against {s.against}: the gold peak is "
         f"{way('peak_gold', s.peak_gold, 'higher', 'lower', 'not measurably higher or lower')}, its KL "
-        f"{way('peak_kl', s.peak_kl, 'larger', 'smaller', 'not measurably different')}, the fall after it "
+        f"{way('middle_kl', s.middle_kl, 'larger', 'smaller', 'not measurably different')} (of its highest point "
+        f"{interval(s.peak_kl)}), the fall after it "
         f"{way('fall', s.fall, 'deeper', 'shallower', 'not measurably different')}."
     )
 
@@ -163,10 +164,13 @@ def page(n: Numbers) -> Page:
 
 
 def _curves(n: Numbers) -> Section:
+    names = ("method", "x", "peak at", "KL there", "KL, middle of the top", "gold gain", "fall after it", "proxy gain")
     peaks = Table(
-        columns=tuple(map(Column, ("method", "x", "peak at", "KL there", "gold gain", "fall after it", "proxy gain"))),
-        rows=tuple((p.method, p.x_name, p.x, p.kl, p.gain, p.fall, p.proxy_gain) for p in n.peaks),
-        note="Gain = gold at the peak minus at the start, fall = at the peak minus at the end, both with the peak "
+        columns=tuple(map(Column, names)),
+        rows=tuple((p.method, p.x_name, p.x, p.kl, p.middle_kl, p.gain, p.fall, p.proxy_gain) for p in n.peaks),
+        note="Middle of the top = middle of the stretch where gold is within a tenth of its gain of the highest; less "
+        "noisy than the highest point where a curve is flat. "
+        "Gain = gold at the peak minus at the start, fall = at the peak minus at the end, both with the peak "
         "chosen on other instructions than it is measured on. KL in nats per sequence, proxy in standard deviations "
         "under SFT.",
     )
@@ -226,12 +230,13 @@ def _shifts(n: Numbers) -> Section | None:
         columns=(
             Column("change"),
             Column("against"),
-            Column("peak KL", signed=True),
+            Column("KL of the middle of the top", signed=True),
+            Column("KL of the highest point", signed=True),
             Column("peak gold", signed=True),
             Column("gold at the end", signed=True),
             Column("fall", signed=True),
         ),
-        rows=tuple((s.name, s.against, s.peak_kl, s.peak_gold, s.end_gold, s.fall) for s in n.shifts),
+        rows=tuple((s.name, s.against, s.middle_kl, s.peak_kl, s.peak_gold, s.end_gold, s.fall) for s in n.shifts),
         note="Differences, paired by seed and instruction, with 95% intervals over both.",
     )
     svg = charts.shifts(n.shifts)
@@ -363,7 +368,7 @@ def _models(n: Numbers) -> Section | None:
 
 def terminal(n: Numbers) -> str:
     """A short table for the terminal: peak and fall of every method, then of every change."""
-    lines = [f"{'method':<28}{'peak KL':>10}{'gold gain':>24}{'fall':>24}"]
+    lines = [f"{'method':<28}{'peak at KL':>22}{'gold gain':>24}{'fall':>24}"]
     for p in n.peaks:
-        lines.append(f"{p.method[:27]:<28}{number(p.kl.value):>10}{interval(p.gain):>24}{interval(p.fall):>24}")
+        lines.append(f"{p.method[:27]:<28}{interval(p.middle_kl):>22}{interval(p.gain):>24}{interval(p.fall):>24}")
     return "\n".join(lines)

@@ -12,9 +12,12 @@ trained from the same start. Transforms act on one finished reward: see :func:`s
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +25,14 @@ import numpy.typing as npt
 from farm.errors import DataError
 from farm.records import Instruction, Response
 
+if TYPE_CHECKING:
+    from farm.reward.model import RewardModel
+
 Score = Callable[[Sequence[Instruction], Sequence[Response]], list[float]]
 Array = npt.NDArray[np.float64]
 Combine = Literal["mean", "worst", "variance", "soft"]
 Transform = Literal["none", "bounded", "clip", "quantile"]
+SAVED = "ensemble.json"  # in a folder of several models that are one reward
 
 
 def combined(scores: npt.ArrayLike, how: Combine = "mean", strength: float = 0.5) -> Array:
@@ -58,6 +65,78 @@ def ensemble(members: Sequence[Score], how: Combine = "mean", strength: float = 
         return list(map(float, combined([m(instructions, responses) for m in members], how, strength)))
 
     return members[0] if len(members) == 1 else score
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Several reward models as one: (combined members' scores - mean) / sd, so that samples of the SFT policy have
+    mean 0 and standard deviation 1. In a folder: ``ensemble.json`` and one folder per member."""
+
+    members: tuple[RewardModel | Ensemble, ...]
+    combine: Combine = "mean"
+    strength: float = 0.5
+    mean: float = 0.0
+    sd: float = 1.0
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "", dtype: str = "float32") -> Ensemble:
+        """Raises DataError when the folder is not whole."""
+        from farm.reward.model import RewardModel
+
+        said = _saved(folder)
+        members = tuple(RewardModel.load(folder / name, device, dtype) for name in said["members"])
+        return cls(members, said["combine"], said["strength"], said["reward_mean"], said["reward_sd"])
+
+    def save(self, folder: Path, members: Sequence[str]) -> None:
+        """Write ``ensemble.json`` beside the folders of the members, named in order."""
+        said = {"members": list(members), "combine": self.combine, "strength": self.strength,
+                "reward_mean": self.mean, "reward_sd": self.sd}  # fmt: skip
+        (folder / SAVED).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+
+    def score(self, instructions: Sequence[Instruction], responses: Sequence[Response]) -> list[float]:
+        """Normalised rewards. Raises TrainError when a member's reward is not finite."""
+        each = [m.score(instructions, responses) for m in self.members]
+        return list(map(float, (combined(each, self.combine, self.strength) - self.mean) / self.sd))
+
+    def too_long(self, instructions: Sequence[Instruction], responses: Sequence[Response]) -> list[bool]:
+        """Which texts are longer than some member's limits (``RewardModel.too_long``)."""
+        each = [m.too_long(instructions, responses) for m in self.members]
+        return [any(row) for row in zip(*each, strict=True)]
+
+
+def load_reward(source: str | Path, device: str = "", dtype: str = "float32") -> RewardModel | Ensemble:
+    """One reward model or an ensemble, from a folder or Hub id. Raises DataError when neither is there."""
+    from farm.reward.model import RewardModel
+
+    if (Path(source) / SAVED).is_file():
+        return Ensemble.load(Path(source), device, dtype)
+    return RewardModel.load(source, device, dtype)
+
+
+def combined_models(models: Sequence[RewardModel | Ensemble], combine: Combine, strength: float) -> Ensemble:
+    """Any rewards as one, not normalised anew. Raises DataError on a strength that :func:`combined` refuses."""
+    combined(np.zeros((1, 1)), combine, strength)
+    return Ensemble(tuple(models), combine, strength)
+
+
+def first_member(folder: Path) -> Path:
+    """The folder of one ordinary classifier: the first member of an ensemble's, or ``folder`` itself."""
+    return folder / _saved(folder)["members"][0] if (folder / SAVED).is_file() else folder
+
+
+def _saved(folder: Path) -> dict[str, Any]:
+    path = folder / SAVED
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        names, how = said["members"], said["combine"]
+        numbers = {k: float(said[k]) for k in ("strength", "reward_mean", "reward_sd")}
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise DataError(f"{path}: cannot be read as an ensemble ({type(e).__name__}: {e}); train it anew") from None
+    inside = isinstance(names, list) and names and all(isinstance(n, str) and Path(n).name == n for n in names)
+    if not inside or how not in get_args(Combine) or not all(map(math.isfinite, numbers.values())):
+        raise DataError(f"{path}: not an ensemble: members must be folders beside it, combine one of "
+                        f"{', '.join(get_args(Combine))}, the numbers finite; train it anew")  # fmt: skip
+    return {"members": names, "combine": how, **numbers}
 
 
 def shaped(
@@ -133,9 +212,6 @@ def average_weights(
     first = members[0]
     mean = {name: sum(s[name] for s in states) / len(states) for name in states[0]}
     first.model.load_state_dict(mean)
-    plain = RewardModel(first.model, first.tokenizer)
+    plain = RewardModel(first.model, first.tokenizer, max_tokens=first.max_tokens)
     centre, sd = normalise(plain, reference, instructions)
-    first.model.config.reward_mean, first.model.config.reward_sd = centre, sd
-    folder.mkdir(parents=True, exist_ok=True)
-    first.model.save_pretrained(str(folder), safe_serialization=True)
-    first.tokenizer.save_pretrained(str(folder))
+    RewardModel(first.model, first.tokenizer, centre, sd, first.max_tokens).save(folder)

@@ -1,23 +1,27 @@
 """A learned reward: a sequence classifier with one output, normalised to the policy it was trained beside.
 
 The folder holds an ordinary Hugging Face sequence classifier; ``reward_mean`` and ``reward_sd`` in its config are the
-normalisation (absent: 0 and 1, so any one-output classifier from the Hub works).
+normalisation (absent: 0 and 1, so any one-output classifier from the Hub works), ``reward_max_tokens`` is where
+training cut responses. Several as one: ``ensemble.load_reward``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import Embedding
 
 from farm.errors import DataError, TrainError
 from farm.lm import parallel
-from farm.lm.load import load_hf, load_tokenizer
-from farm.lm.logprobs import batches, positions_of
+from farm.lm.hub import load_hf, load_tokenizer, own_pad
+from farm.lm.logprobs import batches
 from farm.lm.prompts import Batch, Ids, encode_prompts, encode_responses, lay_out
+from farm.lm.trunk import bare, hidden_at, lean, positions_of
 from farm.records import Instruction, Response
 
 
@@ -29,9 +33,10 @@ class RewardModel:
     tokenizer: Any
     mean: float = 0.0
     sd: float = 1.0
+    max_tokens: int = 0
 
     @classmethod
-    def load(cls, source: str | Path, device: str = "cpu", dtype: str = "float32") -> RewardModel:
+    def load(cls, source: str | Path, device: str = "", dtype: str = "float32") -> RewardModel:
         """Load from a folder or Hub id. Raises DataError when nothing loadable is there or it has not one output."""
         from transformers import AutoModelForSequenceClassification
 
@@ -39,10 +44,20 @@ class RewardModel:
         model = load_hf(AutoModelForSequenceClassification, source, device, dtype)
         if model.config.num_labels != 1:
             raise DataError(f"{source}: a reward model has one output, this classifier has {model.config.num_labels}")
+        own_pad(model, tokenizer)
         model.config.pad_token_id = tokenizer.pad_token_id
         model.eval().requires_grad_(False)
-        config = model.config
-        return cls(model, tokenizer, getattr(config, "reward_mean", 0.0), getattr(config, "reward_sd", 1.0))
+        said = model.config.to_dict()
+        mean, sd = said.get("reward_mean", 0.0), said.get("reward_sd", 1.0)
+        return cls(model, tokenizer, mean, sd, said.get("reward_max_tokens", 0))
+
+    def save(self, folder: Path) -> None:
+        """Write model, tokenizer and normalisation to ``folder``, safetensors only."""
+        config = self.model.config
+        config.reward_mean, config.reward_sd, config.reward_max_tokens = self.mean, self.sd, self.max_tokens
+        folder.mkdir(parents=True, exist_ok=True)
+        self.model.save_pretrained(str(folder), safe_serialization=True)
+        self.tokenizer.save_pretrained(str(folder))
 
     def score(self, instructions: Sequence[Instruction], responses: Sequence[Response]) -> list[float]:
         """Normalised rewards of responses to instructions, side by side. Text is encoded by this model's own
@@ -50,14 +65,28 @@ class RewardModel:
 
         Raises TrainError when a reward is not finite.
         """
-        distinct = {i.id: i for i in instructions}
-        encoded = dict(zip(distinct, encode_prompts(list(distinct.values()), self.tokenizer), strict=True))
-        prompts = [encoded[i.id] for i in instructions]
-        raw = self.raw(prompts, encode_responses(responses, self.tokenizer))
+        raw = self.raw(*self.encode(instructions, responses))
         if not bool(torch.isfinite(raw).all()):
             bad = int((~torch.isfinite(raw)).nonzero()[0])
             raise TrainError(f"the reward model gives {float(raw[bad])} to response {responses[bad].id}")
         return ((raw - self.mean) / self.sd).tolist()
+
+    def encode(self, instructions: Sequence[Instruction], responses: Sequence[Response]) -> tuple[list[Ids], list[Ids]]:
+        """Prompts and responses as this model reads them: as in training, what is too long is cut (``fitting``)."""
+        distinct = {i.id: i for i in instructions}
+        encoded = dict(zip(distinct, encode_prompts(list(distinct.values()), self.tokenizer), strict=True))
+        answers = encode_responses(responses, self.tokenizer, self.max_tokens)
+        return fitting([encoded[i.id] for i in instructions], answers, places(self.model))
+
+    def too_long(self, instructions: Sequence[Instruction], responses: Sequence[Response]) -> list[bool]:
+        """Which texts are longer than training's limit on responses or the positions that the model was made for."""
+        distinct = {i.id: i for i in instructions}
+        sizes = dict(zip(distinct, map(len, encode_prompts(list(distinct.values()), self.tokenizer)), strict=True))
+        longest = getattr(self.model.config, "max_position_embeddings", None) or math.inf
+        answers = [len(r) for r in encode_responses(responses, self.tokenizer)]
+        return [
+            (0 < self.max_tokens < n) or sizes[i.id] + n > longest for i, n in zip(instructions, answers, strict=True)
+        ]
 
     @torch.no_grad()
     def raw(self, prompts: Sequence[Ids], responses: Sequence[Ids]) -> torch.Tensor:
@@ -76,5 +105,27 @@ class RewardModel:
 
 def rewards(model: Any, batch: Batch) -> torch.Tensor:
     """Reward [B] read at the last real token of each row."""
+    if lean(model):
+        place = torch.arange(batch.ids.shape[1], device=batch.ids.device)
+        last = (place * batch.attention).argmax(1, keepdim=True)
+        return bare(model).score(hidden_at(model, batch, place == last))[:, 0].float()  # type: ignore[no-any-return]
     out = model(input_ids=batch.ids, attention_mask=batch.attention, position_ids=positions_of(batch), use_cache=False)
     return out.logits[:, 0].float()  # type: ignore[no-any-return]
+
+
+def places(model: Any) -> int:
+    """The number of positions a model has embeddings for, 0 where positions are rotary or relative and it can read on
+    (what it makes of them is another matter)."""
+    stated = getattr(model.config, "max_position_embeddings", None) or 0
+    words = model.get_input_embeddings()
+    learned = any(m is not words and m.num_embeddings >= stated for m in model.modules() if isinstance(m, Embedding))
+    return stated if learned else 0
+
+
+def fitting(prompts: Sequence[Ids], responses: Sequence[Ids], room: int) -> tuple[list[Ids], list[Ids]]:
+    """Rows that fit in ``room`` positions (0 = any): a prompt loses its beginning first, so that the response and its
+    end stay in sight; a response that has no room alone loses its end."""
+    if not room:
+        return list(prompts), list(responses)
+    kept = [r[: room - 1] for r in responses]
+    return [p[max(0, len(p) + len(r) - room) :] for p, r in zip(prompts, kept, strict=True)], kept

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from farm import records, runs, world
 from farm.errors import DataError, MissingExtra
-from farm.progress import Progress
+from farm.progress import Progress, say
 from farm.recipe import Recipe, Shapes, dump
 from farm.records import Instruction, Response, Sampling
 from farm.runs import Step
@@ -133,20 +133,28 @@ def texts(made: Made) -> tuple[dict[str, Instruction], dict[str, Response]]:
     return instructions, responses
 
 
-def usable(run: Run, made: Made, name: str, limit: int, folder: Path) -> list[Instruction]:
-    """The first ``limit`` instructions of a training split whose prompt fits; how many did not is written down."""
-    from farm.lm.load import load_tokenizer
+def usable(
+    run: Run, made: Made, name: str, limit: int, folder: Path, model: str | Path | None = None
+) -> list[Instruction]:
+    """The first ``limit`` instructions of a training split whose prompt fits, by the tokenizer of ``model`` (the SFT
+    policy); how many did not is said and written down."""
+    from farm.lm.hub import load_tokenizer
     from farm.lm.prompts import encode_prompts
 
-    tokenizer = load_tokenizer(made[SFT].file("policy"))
+    longest = run.recipe.policy.max_prompt_tokens
+    tokenizer = load_tokenizer(model or made[SFT].file("policy"))
     rows = split(made, name, limit + limit // 2)  # a margin, so that the limit is reached although some are dropped
     lengths = [len(ids) for ids in encode_prompts(rows, tokenizer)]
-    kept = [i for i, n in zip(rows, lengths, strict=True) if n <= run.recipe.policy.max_prompt_tokens][:limit]
-    if not kept:
+    fitting = [i for i, n in zip(rows, lengths, strict=True) if n <= longest]
+    if not fitting:
         raise DataError(
-            f"split '{name}': no prompt fits in policy.max_prompt_tokens={run.recipe.policy.max_prompt_tokens}"
+            f"split '{name}': no prompt fits in policy.max_prompt_tokens={longest}; the shortest of {len(rows)} has "
+            f"{min(lengths)} tokens. Raise it in the recipe"
         )
-    runs.write_json(folder / f"{name}.used.json", {"used": len(kept), "too_long": len(rows) - len(kept)})
+    kept, too_long = fitting[:limit], len(rows) - len(fitting)
+    if too_long:
+        say(f"note: {name}: {too_long} of {len(rows)} prompts exceed policy.max_prompt_tokens={longest}; left out")
+    runs.write_json(folder / f"{name}.used.json", {"used": len(kept), "too_long": too_long})
     return kept
 
 
@@ -183,9 +191,9 @@ def new_task(
 
 
 def proxy(made: Made) -> Any:
-    from farm.reward.model import RewardModel
+    from farm.reward.ensemble import load_reward
 
-    return RewardModel.load(made["reward"].file("model")).score
+    return load_reward(made["reward"].file("model")).score
 
 
 def gold(run: Run) -> Any:

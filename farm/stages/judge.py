@@ -122,7 +122,7 @@ def _respond(run: Run, seed: int, made: Made, row: str, instructions: Sequence[I
 
 def reference_of(made: Made, instructions: Sequence[Instruction]) -> list[Response]:
     """The reference model's outputs as responses, their length in tokens of the SFT policy's tokenizer."""
-    from farm.lm.load import load_tokenizer
+    from farm.lm.hub import load_tokenizer
 
     texts = [i.output for i in instructions]
     ids = load_tokenizer(made[SFT].file("policy"))(texts, add_special_tokens=False)["input_ids"]

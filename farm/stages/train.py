@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from farm import records, runs, world
-from farm.errors import DataError
+from farm.errors import DataError, RecipeError
 from farm.progress import Progress, say
 from farm.records import Instruction, Pair, Preference, Response, Sampling
 from farm.runs import Step
@@ -58,6 +58,7 @@ def sft(run: Run, seed: int, made: Made, name: str = "1-sft") -> Step:
         source = p.model
         if p.model == "tiny":
             source = str(_tiny(run, seed, demonstrations, folder / "untrained"))
+        demonstrations = usable(run, made, "sft", len(demonstrations), folder, source)
         task = new_task(run, seed, folder, source, demonstrations, Progress(f"sft, seed {seed}"))
         method.run(task, adapted(run, config))
 
@@ -122,13 +123,16 @@ def pair_up(responses: Sequence[Response], seed: int) -> list[Pair]:
 
 
 def reward(run: Run, seed: int, made: Made) -> Step:
-    """``model/``: a one-output sequence classifier, normalised on SFT samples, with its report."""
+    """``model/``: a one-output sequence classifier or an ensemble of them (``farm.reward.ensemble.load_reward`` reads
+    either), normalised on SFT samples, with its report."""
     config = run.recipe.reward
+    start = [runs.file_fingerprint(Path(config.model))] if config.model and Path(config.model).is_dir() else []
 
     def work(folder: Path) -> None:
-        from farm.reward.train import train_reward
+        from farm.reward.members import train_rewards
 
-        train_reward(
+        _check_value_network(run, made)
+        train_rewards(
             made[SFT].file("policy"),
             records.read(made["annotate"].file("preferences.jsonl"), Preference),
             *texts(made),
@@ -136,9 +140,30 @@ def reward(run: Run, seed: int, made: Made) -> Step:
             seed=seed,
             folder=folder / "model",
             progress=Progress(f"reward, seed {seed}"),
+            gold=gold(run),
         )
 
-    return runs.perform(run.step(f"4-reward/seed-{seed}"), settings_of(run, seed, config), [made["annotate"]], work)
+    settings = settings_of(run, seed, config)
+    return runs.perform(run.step(f"4-reward/seed-{seed}"), settings, [made["annotate"], *start], work)
+
+
+def _check_value_network(run: Run, made: Made) -> None:
+    """Raises RecipeError now for what would stop a method after the reward model is trained."""
+    from farm.lm.hub import load_tokenizer, same_tokens
+
+    start = run.recipe.reward.model
+    rows = [
+        row
+        for row, (_, config, what) in run.recipe.improve.items()
+        if what.reward == MODEL
+        and getattr(config, "value_from", "") == "reward"
+        and getattr(config, "value", "") == "network"
+    ]
+    if start and rows and not same_tokens(load_tokenizer(start), load_tokenizer(made[SFT].file("policy"))):
+        raise RecipeError(
+            f"improve.{rows[0]}: its value network would start as the reward model, which with reward.model: {start} "
+            "has another tokenizer than the policy; set value_from: policy"
+        )
 
 
 def improve(run: Run, seed: int, made: Made, row: str) -> Step:
@@ -148,6 +173,7 @@ def improve(run: Run, seed: int, made: Made, row: str) -> Step:
 
     def work(folder: Path) -> None:
         from farm.methods import module
+        from farm.reward.ensemble import first_member
 
         limit = getattr(config, "prompts", None) or len(split(made, "unlabeled"))
         instructions = usable(run, made, "unlabeled", limit, folder)
@@ -166,7 +192,7 @@ def improve(run: Run, seed: int, made: Made, row: str) -> Step:
             instructions,
             Progress(f"{row}, seed {seed}"),
             score=scorer(what.reward, seed, made),
-            reward=made["reward"].file("model") if what.reward == MODEL else None,
+            reward=first_member(made["reward"].file("model")) if what.reward == MODEL else None,
             gold=gold(run),
             val=usable(run, made, "val", curve, folder),
             keep=keep,

@@ -19,8 +19,8 @@ METHODS = "tests/unit/methods"
 # file, what it says, what it is broken to, the test that must fail
 MUTATIONS = {
     "old log-probabilities of another batch": (
-        "methods/ppo.py", "logp, value, batch = _forward(policy, critic, data, part)\n            mine",
-        "logp, value, batch = _forward(policy, critic, data, part)\n            logp = logp + 0.01\n            mine",
+        "methods/ppo.py", "value = critic(hidden, batch)\n            mine",
+        "value, logp = critic(hidden, batch), logp + 0.01\n            mine",
         "test_ppo.py::test_ratio_is_one_before_the_first_update_of_every_batch",
     ),
     "KL clamped at zero": (

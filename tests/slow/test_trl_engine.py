@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from farm.errors import DataError
 from farm.lm import tiny
 from farm.lm.load import Lora, load_policy
 from farm.lm.sample import sample
@@ -11,6 +12,8 @@ from farm.lm.train import Optim
 from farm.methods import dpo, sft
 from farm.methods.task import Task
 from farm.records import Instruction, Pair, Preference, Sampling, by_id
+from farm.reward import train as reward
+from farm.reward.model import RewardModel
 
 pytestmark = pytest.mark.slow
 SAMPLING = Sampling(max_tokens=6)
@@ -60,6 +63,37 @@ def test_sft(toy, tmp_path, lora):
     learned = sft.run(task(toy, tmp_path / "long"), sft.Config(engine="trl", optim=LONG, lora=lora))
     assert learned.notes["final_loss"] < learned.notes["first_loss"] - 0.05
     assert load_policy(tmp_path / "long" / "policy").model is not None
+
+
+def train_reward(toy, folder, labelled, preferences=None, **settings):
+    config = reward.Config(held_out=0.0, **settings)
+    rows = preferences or labelled["preferences"]
+    return reward.train_reward(toy, rows, by_id(ASKS), labelled["responses"], config, seed=0, folder=folder)
+
+
+@pytest.mark.parametrize("margin", ["none", "strength"])
+@pytest.mark.parametrize("lora", [None, Lora(rank=2)])
+def test_reward(toy, tmp_path, labelled, lora, margin):
+    """On one batch the loss is ours, with margins that differ from pair to pair as well."""
+    clear = [p.model_copy(update={"strength": 1.0 + k % 3}) for k, p in enumerate(labelled["preferences"])]
+    same = {"preferences": clear, "lora": lora, "margin": margin}
+    ours, theirs = (
+        train_reward(toy, tmp_path / engine, labelled, engine=engine, optim=ONE, **same).train_loss
+        for engine in ("farm", "trl")
+    )
+    assert theirs == pytest.approx(ours, abs=2e-4)
+    learned = train_reward(toy, tmp_path / "long", labelled, engine="trl", optim=LONG, **same)
+    assert learned.train_loss < ours - 0.05
+    assert RewardModel.load(tmp_path / "long").sd == pytest.approx(learned.reward_sd)
+    assert [p.name for p in (tmp_path / "long").iterdir() if p.is_dir()] == []
+
+
+def test_trl_refuses_what_it_does_not_know(toy, tmp_path, labelled):
+    soft = [p.model_copy(update={"probability": 0.8}) for p in labelled["preferences"]]
+    with pytest.raises(DataError, match="engine: farm"):
+        train_reward(toy, tmp_path, labelled, soft, engine="trl", optim=ONE)
+    report = train_reward(toy, tmp_path, labelled, soft, engine="trl", optim=ONE, margin="confidence")
+    assert report.updates == 1
 
 
 @pytest.mark.parametrize(("loss", "flip"), [("sigmoid", 0.0), ("hinge", 0.0), ("robust", 0.2)])

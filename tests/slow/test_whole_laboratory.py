@@ -28,10 +28,10 @@ reward: {{optim: {{lr: 0.002, epochs: 1, batch: 16}}}}
 laboratory:
   pool: {{n: 32, instructions: 12}}
   curve_instructions: 20
-  labels: {{clean: {{flip: 0}}, single: {{pool: single, flip: 0}}}}
+  labels: {{clean: {{flip: 0}}, single: {{pool: single, flip: 0}}, calibrated: {{pool: farm13_calibrated}}}}
   rewards:
-    base: {{preferences: 150}}
-    fewer: {{preferences: {fewer}, question: "Fewer preferences:"}}
+    base: {{preferences: 150, replicates: 2}}
+    fewer: {{preferences: {fewer}, epochs: 2, question: "Fewer preferences:"}}
     clean: {{labels: clean, preferences: 150}}
     mean-of-2: {{preferences: 150, members: 2, combine: mean}}
     apart: {{preferences: 150, members: 2, starts: other}}
@@ -41,16 +41,20 @@ laboratory:
     other-half: {{preferences: 150, skip: 150}}
     single: {{labels: single, preferences: 150}}
     bounded: {{preferences: 150, transform: bounded}}
+    clipped: {{preferences: 150, transform: clip, clip: 0.5}}
     quantile: {{preferences: 150, transform: quantile}}
+    calibrated: {{labels: calibrated, preferences: 150}}
   second: other-half
   ensemble: mean-of-2
   policies:
     ppo: {{method: ppo, kl_coef: 0, steps: 4, rollouts: 32, curve_every: 1}}
     ppo-single: {{method: ppo, reward: single, kl_coef: 0, steps: 4, rollouts: 32, curve_every: 1}}
     ppo-bounded: {{method: ppo, reward: bounded, kl_coef: 0, steps: 2, rollouts: 32, curve_every: 1}}
+    ppo-clipped: {{method: ppo, reward: clipped, kl_coef: 0, steps: 2, rollouts: 32, curve_every: 1}}
     ppo-quantile: {{method: ppo, reward: quantile, kl_coef: 0, steps: 2, rollouts: 32, curve_every: 1}}
+    rloo: {{method: rloo, kl_coef: 0, steps: 2, prompts_per_step: 8, curve_every: 1}}
     dpo: {{method: dpo, curve_points: 3}}
-    expert: {{method: expert_iteration, n: 4, prompts: 60}}
+    expert: {{method: expert_iteration, n: 4, rounds: 2, prompts: 60}}
   crossing:
     population: base
     single: single
@@ -93,7 +97,12 @@ def test_everything_is_there(whole):
     folder, out = whole
     found = json.loads(numbers(folder / "lab"))
     assert "best-of-n: base" in out
-    assert {b["method"] for b in found["bands"]} >= {"best-of-n: apart", "ppo", "ppo-quantile", "dpo"}
+    drawn = {b["method"] for b in found["bands"]}
+    assert drawn >= {"best-of-n: apart", "best-of-n: calibrated", "ppo", "ppo-quantile", "dpo", "rloo", "expert"}
+    assert not drawn & {"best-of-n: bounded", "best-of-n: clipped", "best-of-n: quantile"}
+    proxies = {m: [b["proxy"]["value"] for b in found["bands"] if b["method"] == m] for m in drawn}
+    assert all(0 <= v <= 1 for m in ("ppo-bounded", "ppo-quantile") for v in proxies[m])
+    assert all(-0.5 <= v <= 0.5 for v in proxies["ppo-clipped"])
     assert [c["method"] for c in found["crossings"]] == ["best-of-n", "rl"]
     assert len(found["crossings"][0]["cells"]) == 4
     assert {r["signal"] for r in found["reliability"]} >= {"second reward model", "ensemble disagreement", "KL spent"}
@@ -101,6 +110,8 @@ def test_everything_is_there(whole):
     assert {d["where"] for d in found["drifts"]} == {"start", "gold peak", "end"}
     assert (folder / "lab/8-laboratory/index.html").stat().st_size > 20_000
     assert {"gold.pdf", "gold.svg"} <= {p.name for p in (folder / "plots").iterdir()}
+    assert all(0 <= p["middle_kl"]["value"] < 4 for p in found["peaks"] if p["x_name"] == "n")
+    assert (folder / "lab/4-reward/recipe-0+50-epochs=2-m0/seed-0/model").is_dir()
     bands = [b for b in found["bands"] if b["method"] == "best-of-n: base"]
     assert all(0 <= b["kl"] <= b["kl_bound"] + 1e-9 for b in bands)
     assert all(a["proxy"]["value"] < b["proxy"]["value"] for a, b in pairwise(bands))

@@ -32,6 +32,44 @@ def test_the_shipped_recipe_is_whole():
     assert lab.crossing is not None
 
 
+def test_the_second_shipped_recipe_shares_its_start_with_the_first_and_has_the_rest_of_the_rows():
+    one, more = pipeline.load("overoptimize"), pipeline.load("overoptimize_more")
+    for section in ("data", "seeds", "policy", "sft", "sample", "annotate", "reward"):
+        assert getattr(one, section) == getattr(more, section), section
+    assert (one.laboratory.pool, one.laboratory.curve_instructions) == (
+        more.laboratory.pool,
+        more.laboratory.curve_instructions,
+    )
+    shared = {m.key for m in make.all_models(one.laboratory)} & {m.key for m in make.all_models(more.laboratory)}
+    assert {m.key for name in ("base", "other-half") for m in make.models_of(more.laboratory, name)} <= shared
+    assert one.laboratory.policies["ppo"] == more.laboratory.policies["ppo"]
+    rewards = more.laboratory.rewards.values()
+    assert {r.transform for r in rewards} == {"none", "bounded", "clip", "quantile"}
+    assert any(r.trunk for r in rewards)
+    assert any(r.refresh for r in rewards)
+    assert {method for method, _, _ in more.laboratory.policies.values()} >= {"ppo", "rloo", "dpo", "expert_iteration"}
+
+
+def test_a_calibrated_pool_brings_its_own_noise_unless_flips_are_asked_for(tmp_path):
+    from farm.stages.asking import flip_of, noise_of
+    from farm.stages.common import Run
+
+    path = tmp_path / "lab.yaml"
+    path.write_text(
+        HEAD + "annotate: {flip: 0.1}\nlaboratory:\n  rewards: {a: {}}\n  labels: {own: {pool: farm13_calibrated}, "
+        "flips: {pool: farm13_calibrated, flip: 0.2}, single: {pool: single}}\n"
+    )
+    study = pipeline.load(path)
+    runs = {n: make._labelling(Run(tmp_path, study), study.laboratory, n) for n in ("", "own", "flips", "single")}
+    assert {name: flip_of(run) for name, run in runs.items()} == {"": 0.1, "own": 0.0, "flips": 0.2, "single": 0.1}
+    assert [name for name, run in runs.items() if noise_of(run)] == ["own"]
+
+
+def test_transforms_are_left_to_policies(tmp_path):
+    rewards = "  rewards: {a: {transform: clip}, b: {transform: quantile}, c: {length_penalty: 0.1}}\n"
+    assert load(tmp_path, rewards).selecting == ["a", "c"]  # the base always has its curve
+
+
 @pytest.mark.parametrize(
     ("section", "words"),
     [
@@ -44,6 +82,8 @@ def test_the_shipped_recipe_is_whole():
         ("  rewards: {a: {}}\n  policies: {p: {method: ppo, questions: x}}", "laboratory.policies.p"),
         ("  rewards: {a: {}}\n  gold: {pool: farm13, reward_model: x}", "one place"),
         ("  rewards: {a: {members: 2, combine: weights, starts: other}}", "cannot be averaged"),
+        ("  rewards: {a: {members: 2, combine: weights, replicates: 2}}", "have no replicates"),
+        ("  rewards: {a: {}, b: {refresh: a, replicates: 2}}", "have no replicates"),
     ],
 )
 def test_mistakes_are_named(tmp_path, section, words):
@@ -72,6 +112,17 @@ def test_models_are_shared_between_rewards(tmp_path):
     assert len(keys) == len(set(keys)) == 7  # three members, clean, fresh, small, one more from another start
     assert make.models_of(lab, "mean")[0].key == make.models_of(lab, "base")[0].key
     assert make.models_of(lab, "fresh")[0].refreshed == make.models_of(lab, "base")[0]
+
+
+def test_replicates_are_models_of_their_own_and_the_members_of_an_ensemble_of_the_same_kind(tmp_path):
+    lab = load(
+        tmp_path,
+        "  rewards:\n    one: {preferences: 100, epochs: 4, replicates: 4}\n"
+        "    two: {preferences: 100, epochs: 4, members: 2, replicates: 2}\n",
+    )
+    keys = [m.key for m in make.all_models(lab)]
+    assert keys == [f"recipe-0+100-epochs=4-m{k}" for k in range(4)]
+    assert [[m.key for m in make.models_of(lab, "two", k)] for k in (0, 1)] == [keys[:2], keys[2:]]
 
 
 def preference(k: int) -> Preference:

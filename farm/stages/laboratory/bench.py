@@ -44,36 +44,41 @@ def scored(bench: Bench, seed: int) -> Samples:
     return samples
 
 
-def reward_keys(lab: Laboratory, name: str) -> list[str]:
+def reward_keys(lab: Laboratory, name: str, replicate: int = 0) -> list[str]:
     """Keys of the reward models whose scores make a reward of the pool."""
     if lab.rewards[name].combine == "weights":
         return [f"{name}-averaged"]
-    return [m.key for m in models_of(lab, name)]
+    return [m.key for m in models_of(lab, name, replicate)]
 
 
-def value_of(lab: Laboratory, samples: Samples, name: str) -> Array:
-    members = [samples.scores[k] for k in reward_keys(lab, name)]
+def value_of(lab: Laboratory, samples: Samples, name: str, replicate: int = 0) -> Array:
+    members = [samples.scores[k] for k in reward_keys(lab, name, replicate)]
     return measure.combined(lab.rewards[name], members, samples.columns["tokens"])
 
 
 def best_of_n(bench: Bench, pools: Mapping[int, Samples], name: str) -> list[PromptCurve]:
-    from farm.study.best_of_n import best_of_n_curve
+    """A reward's curve for every seed: the mean over its replicates (of judged curves the first)."""
+    from farm.study.curves import averaged
 
     if bench.lab.gold.pool:
         return [judged(bench, s, pools[s], name, f"gold:{name}") for s in pools]
-    return [
-        best_of_n_curve(
-            value_of(bench.lab, p, name),
-            p.columns.get("gold"),
-            p.prompts,
-            measure.grid(p.shape[1]),
-            seed=s,
-            method=BEST_OF_N + name,
-            log_probs=p.columns["log_prob"],
-            tokens=p.columns["tokens"],
-        )
-        for s, p in pools.items()
-    ]
+    replicates = range(bench.lab.rewards[name].replicates)
+    return [averaged([one_best_of_n(bench, s, p, name, k) for k in replicates]) for s, p in pools.items()]
+
+
+def one_best_of_n(bench: Bench, seed: int, samples: Samples, name: str, replicate: int = 0) -> PromptCurve:
+    from farm.study.best_of_n import best_of_n_curve
+
+    return best_of_n_curve(
+        value_of(bench.lab, samples, name, replicate),
+        samples.columns.get("gold"),
+        samples.prompts,
+        measure.grid(samples.shape[1]),
+        seed=seed,
+        method=BEST_OF_N + name,
+        log_probs=samples.columns["log_prob"],
+        tokens=samples.columns["tokens"],
+    )
 
 
 def judged(bench: Bench, seed: int, samples: Samples, name: str, key: str) -> PromptCurve:

@@ -15,8 +15,8 @@ from farm.stages.laboratory.bench import (
     BEST_OF_N,
     Bench,
     Curves,
-    best_of_n,
     judged,
+    one_best_of_n,
     restricted,
     reward_keys,
     value_of,
@@ -141,10 +141,10 @@ def traces_of(bench: Bench, pools: Mapping[int, Samples], trained: Curves) -> li
 
     lab, out = bench.lab, []
     for seed, samples in pools.items():
-        for name in lab.rewards:
+        for name in lab.selecting:
             if name == lab.second or bench.lab.gold.pool:
                 continue
-            curve = best_of_n(bench, {seed: samples}, name)[0]
+            curve = one_best_of_n(bench, seed, samples, name)
             weighted = _expected(samples, value_of(lab, samples, name), seed)
             spread = _spread(lab, samples.scores)
             found = signals(

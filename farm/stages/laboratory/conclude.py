@@ -51,7 +51,7 @@ def _numbers(bench: Bench) -> Numbers:
 
     lab, seed = bench.lab, bench.seed
     pools = {s: scored(bench, s) for s in bench.made}
-    pooled = {BEST_OF_N + name: best_of_n(bench, pools, name) for name in lab.rewards}
+    pooled = {BEST_OF_N + name: best_of_n(bench, pools, name) for name in lab.selecting}
     trained = {row: trained_curves(bench, row) for row in lab.policies}
     curves: Curves = {**pooled, **{row: c for row, c in trained.items() if c}}
     with_gold = {name: c for name, c in curves.items() if all(one.gold is not None for one in c)}
@@ -88,7 +88,7 @@ def _numbers(bench: Bench) -> Numbers:
 
 def _models(bench: Bench) -> list[ModelRow]:
     from farm.report.overoptimization import ModelRow
-    from farm.reward.train import RewardReport
+    from farm.reward.report import RewardReport
 
     out = []
     for name in bench.lab.rewards:
@@ -111,7 +111,7 @@ def _models(bench: Bench) -> list[ModelRow]:
 
 
 def _share(values: Sequence[float], n: int) -> Estimate:
-    from farm.reward.train import share
+    from farm.reward.report import share
 
     if not values:
         return Estimate(value=None, n=0, note="no decided pair was held out")

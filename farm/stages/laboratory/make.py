@@ -36,6 +36,7 @@ class Model:
     member: int = 0
     other_start: bool = False
     refreshed: Model | None = None
+    epochs: float | None = None
 
     @property
     def key(self) -> str:
@@ -43,6 +44,8 @@ class Model:
         parts = [self.labels or "recipe", f"{self.first}+{self.count or 'all'}"]
         if self.trunk:
             parts += [f"{k}={v}".replace("/", "_") for k, v in self.trunk.model_dump().items() if v is not None]
+        if self.epochs is not None:
+            parts.append(f"epochs={self.epochs:g}")
         if self.refreshed:
             parts.append("refreshed")
         if self.other_start:
@@ -50,19 +53,20 @@ class Model:
         return "-".join([*parts, f"m{self.member}"])
 
 
-def models_of(lab: Laboratory, name: str) -> list[Model]:
-    """The reward models that a reward is made of."""
+def models_of(lab: Laboratory, name: str, replicate: int = 0) -> list[Model]:
+    """The reward models that a reward (one of its replicates) is made of."""
     r = lab.rewards[name]
     source = models_of(lab, r.refresh)[0] if r.refresh else None
     other = r.starts == "other"
-    return [Model(r.labels, r.skip, r.preferences, r.trunk, k, other and k > 0, source) for k in range(r.members)]
+    numbers = range(replicate * r.members, (replicate + 1) * r.members)
+    return [Model(r.labels, r.skip, r.preferences, r.trunk, k, other and k > 0, source, r.epochs) for k in numbers]
 
 
 def all_models(lab: Laboratory) -> list[Model]:
     """Every reward model of the laboratory once, those that refreshed ones choose with included."""
     found: dict[str, Model] = {}
-    for name in lab.rewards:
-        for m in models_of(lab, name):
+    for name, r in lab.rewards.items():
+        for m in (m for k in range(r.replicates) for m in models_of(lab, name, k)):
             if m.refreshed:
                 found.setdefault(m.refreshed.key, m.refreshed)
             found.setdefault(m.key, m)
@@ -86,13 +90,22 @@ def trunk_sft(run: Run, seed: int, made: Made, trunk: Trunk) -> Step:
 
 def labels(run: Run, seed: int, made: Made, lab: Laboratory, name: str) -> Step:
     """The sampled pairs labelled as ``labels.<name>`` says; '' is the recipe's own way."""
+    return annotate(_labelling(run, lab, name), seed, made, f"3-annotate/{name}" if name else "3-annotate")
+
+
+def _labelling(run: Run, lab: Laboratory, name: str) -> Run:
+    """The run with its section ``annotate`` changed as ``labels.<name>`` says. A calibrated pool brings its own noise
+    in the place of the section's uniform flips."""
     if not name:
-        return annotate(run, seed, made)
-    changes = lab.labels[name].model_dump(exclude_none=True)
+        return run
+    changes: dict[str, Any] = lab.labels[name].model_dump(exclude_none=True)
+    if "pool" in changes and "flip" not in changes:
+        from farm.annotate.pool import load_pool
+
+        if load_pool(changes["pool"]).calibration is not None:
+            changes["flip"] = None
     asked = run.recipe.annotate.model_copy(update=changes)
-    return annotate(
-        replace(run, recipe=run.recipe.model_copy(update={"annotate": asked})), seed, made, f"3-annotate/{name}"
-    )
+    return replace(run, recipe=run.recipe.model_copy(update={"annotate": asked}))
 
 
 def refreshed_pairs(run: Run, seed: int, made: Made, model: Model, source: Step) -> Step:
@@ -129,11 +142,8 @@ def refreshed_pairs(run: Run, seed: int, made: Made, model: Model, source: Step)
 
 def refreshed_labels(run: Run, seed: int, made: Made, lab: Laboratory, model: Model, pairs: Step) -> Step:
     """The refreshed pairs, labelled like the others."""
-    name, made = model.labels, {**made, "sample": pairs}
-    changes = lab.labels[name].model_dump(exclude_none=True) if name else {}
-    asked = run.recipe.annotate.model_copy(update=changes)
-    again = replace(run, recipe=run.recipe.model_copy(update={"annotate": asked}))
-    return annotate(again, seed, made, f"3-annotate/{model.key}")
+    again = _labelling(run, lab, model.labels)
+    return annotate(again, seed, {**made, "sample": pairs}, f"3-annotate/{model.key}")
 
 
 def reward_model(
@@ -142,6 +152,8 @@ def reward_model(
     """``model/`` of one reward model, trained from the policy of ``start`` on its share of the labelled pairs
     (``fresh``: refreshed labels)."""
     config = run.recipe.reward
+    if model.epochs is not None:
+        config = config.model_copy(update={"optim": config.optim.model_copy(update={"epochs": model.epochs})})
 
     def work(folder: Any) -> None:
         from farm.reward.train import train_reward
@@ -279,7 +291,7 @@ def policy(run: Run, seed: int, made: Made, lab: Laboratory, row: str, members: 
         )
         module(method).run(task, adapted(run, config))
 
-    shown = spec.model_dump(exclude={"against", "question"})
+    shown = spec.model_dump(exclude={"against", "question", "replicates", "epochs"})
     settings = settings_of(run, seed, method, config, shown, lab.curve_instructions)
     return runs.perform(run.step(f"5-improve/{row}/seed-{seed}"), settings, [*members, labelled], work)
 

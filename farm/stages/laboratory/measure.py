@@ -67,12 +67,12 @@ def scores(run: Run, seed: int, made: Made, name: str, model: str, source: Step 
     folder of ``source``, or a Hub id."""
 
     def work(folder: Any) -> None:
-        from farm.reward.model import RewardModel
+        from farm.reward.ensemble import load_reward
 
         responses = records.read(made["pool"].file("pool.jsonl"), Response)
         asked = records.by_id(split(made, "val"))
         place = str(source.file(model)) if isinstance(source, Step) else model
-        score = RewardModel.load(place).score
+        score = load_reward(place).score
         values = _scored_once(score, [asked[r.instruction_id] for r in responses], responses)
         runs.write_json(folder / "scores.json", [round(v, 6) for v in values.tolist()])
 
@@ -92,7 +92,7 @@ def trace(run: Run, seed: int, made: Made, row: str, models: Mapping[str, Step |
     or Hub id), their lengths and shares of repeated words, each (points x prompts) flat."""
 
     def work(folder: Any) -> None:
-        from farm.reward.model import RewardModel
+        from farm.reward.ensemble import load_reward
 
         responses = records.read(made[POLICY + row].file("curve_responses.jsonl"), Response)
         asked = records.by_id(split(made, "val"))
@@ -102,7 +102,7 @@ def trace(run: Run, seed: int, made: Made, row: str, models: Mapping[str, Step |
             "repeats": [repeated(r.text) for r in responses],
         }
         for name, source in models.items():
-            score = RewardModel.load(source.file("model") if isinstance(source, Step) else source).score
+            score = load_reward(source.file("model") if isinstance(source, Step) else source).score
             out[name] = _scored_once(score, instructions, responses).tolist()
         runs.write_json(folder / "signals.json", out)
 
@@ -165,7 +165,7 @@ def judge_best_of_n(
         rows = selections(samples, value, octaves(samples.shape[1]), sizes[1], seed, sizes[0])
         return [[samples.responses[r] for r in one] for one in rows]
 
-    shown = reward.model_dump(exclude={"against", "question"})
+    shown = reward.model_dump(exclude={"against", "question", "replicates", "epochs"})
     return _verdicts(run, seed, made, name, points, judge, sizes, shown, [made["pool"], *scored])
 
 

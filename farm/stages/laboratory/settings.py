@@ -17,7 +17,8 @@ class Pool(Settings):
 
 
 class Labels(Settings):
-    """A way to label the sampled pairs. What is left out is as in the section ``annotate``."""
+    """A way to label the sampled pairs. What is left out is as in the section ``annotate``, but a calibrated ``pool``
+    brings its own noise unless ``flip`` is said here."""
 
     pool: str | None = None
     flip: float | None = Field(None, ge=0, le=0.5)
@@ -35,17 +36,21 @@ class Trunk(Settings):
 
 class Reward(Settings):
     """A reward to optimise. ``preferences`` labelled pairs after the first ``skip`` train each of ``members`` reward
-    models, which are then combined (farm/reward/ensemble.py); ``weights`` averages their weights instead. Members start
-    from the ``same`` SFT policy, or each from that of an ``other`` training seed, which makes them err more
-    independently (Eisenstein et al. 2023). ``refresh``
-    names a reward whose choices among the samples replace the second half of the pairs. The curve is compared with
-    that of ``against`` (default: the first reward)."""
+    models (for ``epochs`` instead of those of the section ``reward``), which are then combined
+    (farm/reward/ensemble.py); ``weights`` averages their weights instead. Members start from the ``same`` SFT policy,
+    or each from that of an ``other`` training seed, which makes them err more independently (Eisenstein et al. 2023).
+    ``refresh`` names a reward whose choices among the samples replace the second half of the pairs. ``replicates``: so
+    many rewards of this kind, trained alike but for their head and the order of the data; the best-of-n curve is their
+    mean, policies and judges use the first. The curve is compared with that of ``against`` (default: the first
+    reward)."""
 
     labels: str = ""
     preferences: int | None = Field(None, ge=20)
     skip: int = Field(0, ge=0)
     trunk: Trunk | None = None
+    epochs: float | None = Field(None, gt=0)
     members: int = Field(1, ge=1, le=32)
+    replicates: int = Field(1, ge=1, le=32)
     starts: Literal["same", "other"] = "same"
     combine: Literal["mean", "worst", "variance", "soft", "weights"] = "mean"
     strength: float = Field(0.5, ge=0)
@@ -140,6 +145,9 @@ class Laboratory(Settings):
         mixed = [n for n, r in self.rewards.items() if r.starts == "other" and (r.combine == "weights" or r.trunk)]
         if mixed:
             raise ValueError(f"rewards.{mixed[0]}: weights of other starts or sizes cannot be averaged or exchanged")
+        single = [n for n, r in self.rewards.items() if r.replicates > 1 and (r.combine == "weights" or r.refresh)]
+        if single:
+            raise ValueError(f"rewards.{single[0]}: averaged weights and refreshed labels have no replicates")
         loops = [n for n, r in self.rewards.items() if r.refresh and self.rewards[r.refresh].refresh]
         if loops:
             raise ValueError(f"rewards.{loops[0]}.refresh: a refreshed reward cannot itself be refreshed from")
@@ -150,3 +158,9 @@ class Laboratory(Settings):
     @property
     def base(self) -> str:
         return next(iter(self.rewards))
+
+    @property
+    def selecting(self) -> list[str]:
+        """The rewards that best-of-n is measured for. A transform rises with the reward, so best-of-n picks the same
+        with it and without: only policies feel it."""
+        return [name for name, r in self.rewards.items() if r.transform == "none" or name == self.base]

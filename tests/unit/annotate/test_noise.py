@@ -87,6 +87,22 @@ def test_votes_of_several_annotators() -> None:
     assert (third.winner_id, len(third.judgements)) == (c.a, 1)
 
 
+def test_strengths_of_people_become_the_preferences() -> None:
+    a, b, c, d = PAIRS[:4]
+
+    def said(pair: Pair, winner: str | None, who: str, strength: float | None) -> Judgement:
+        outcome = Outcome.DECIDED if winner else Outcome.TIE
+        return act(pair, winner, who, outcome).model_copy(update={"strength": strength})
+
+    acts = [said(a, a.a, "x", 3), said(a, a.a, "y", None), said(a, a.b, "z", 1)]  # nobody said: 2, clearly
+    acts += [said(b, b.b, "x", 1), said(b, b.b, "y", 2), said(b, b.a, "z", 3)]
+    acts += [said(c, c.a, "x", 3), said(c, c.b, "y", 1)]
+    acts += [said(d, d.a, "x", None), said(d, None, "y", None)]
+    found = settle(acts, [a, b, c, d], seed=1)
+    assert [p.winner_id for p in found] == [a.a, b.b, None, d.a]
+    assert [p.strength for p in found] == [pytest.approx(4 / 3), 0.0, None, None]
+
+
 def test_identical_texts_stay_a_tie_under_noise() -> None:
     acts = [act(p, None, outcome=Outcome.IDENTICAL) for p in PAIRS[:200]]
     assert {p.winner_id for p in settle(acts, PAIRS[:200], flip=0.5, seed=1)} == {None}

@@ -9,9 +9,9 @@ from farm import records
 from farm.errors import DataError
 from farm.lm import tiny
 from farm.lm.load import Lora, load_policy
-from farm.lm.logprobs import hidden_states
 from farm.lm.prompts import encode_prompts, encode_responses, lay_out
 from farm.lm.sample import sample
+from farm.lm.trunk import hidden_states
 from farm.methods import ppo
 from farm.methods.task import Task
 from farm.records import Sampling

@@ -10,37 +10,13 @@ import torch
 from farm import records
 from farm.errors import DataError, TrainError
 from farm.lm.load import Lora, load_policy
-from farm.lm.sample import sample
 from farm.lm.train import Optim
-from farm.records import Pair, Preference, Response, Sampling
+from farm.records import Preference, Response
 from farm.reward.model import RewardModel
-from farm.reward.train import Config, RewardReport, from_policy, share, target, train_reward
+from farm.reward.report import RewardReport
+from farm.reward.train import Config, from_policy, target, train_reward
 
 OPTIM = Optim(lr=1e-2, epochs=4, batch=16)
-
-
-@pytest.fixture(scope="module")
-def world(toy, asks):
-    """Samples of the toy, and preferences for the response with more of the letter 'a'."""
-    policy = load_policy(toy)
-    responses = sample(policy, asks, 30, Sampling(max_tokens=8), name="sft", purpose="pairs")
-    preferences = []
-    for first, second in zip(responses[::2], responses[1::2], strict=True):
-        a, b = (r.text.lower().split().count("a") for r in (first, second))
-        if first.id != second.id and first.text != second.text:
-            pair = Pair.of(first, second)
-            winner = None if a == b else (first if a > b else second).id
-            preferences.append(
-                Preference(
-                    pair_id=pair.id,
-                    instruction_id=pair.instruction_id,
-                    responses=(pair.a, pair.b),
-                    winner_id=winner,
-                    probability=1.0 if winner else 0.5,
-                    origin="gold",
-                )
-            )
-    return records.by_id(asks), records.by_id(responses), preferences
 
 
 def train(toy, world, folder, preferences=None, **settings):
@@ -134,10 +110,3 @@ def test_bad_input_is_named(toy, world, tmp_path):
     broken.model.score.weight.data.fill_(float("nan"))
     with pytest.raises(TrainError, match=response.id):
         broken.score([ask], [response])
-
-
-def test_wilson_interval_contains_the_share():
-    e = share([1.0] * 30 + [0.0] * 10)
-    assert e.value == 0.75
-    assert (round(e.ci95_low or 0, 3), round(e.ci95_high or 0, 3)) == (0.598, 0.858)
-    assert share([]).value is None

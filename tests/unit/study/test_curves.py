@@ -113,3 +113,48 @@ def test_bootstrap_of_a_mean_agrees_with_the_two_way_interval():
 def test_a_bootstrap_refuses_nan():
     with pytest.raises(DataError, match="finite"):
         bootstrap([np.array([[1.0, np.nan]])], [["a", "b"]], lambda k, means: means, seed=0)
+
+
+def test_replicates_are_averaged_point_by_point():
+    one, two = curve(1.2, 0.5, 0), curve(1.8, 0.7, 1)
+    mean = curves.averaged([one, two])
+    assert np.allclose(mean.gold, (one.gold + two.gold) / 2)
+    assert mean.curve.points[5].gold == pytest.approx(mean.gold[5].mean())
+    assert mean.curve.points[5].proxy == pytest.approx(mean.proxy[5].mean())
+    assert mean.curve.points[5].gold_se == pytest.approx(mean.gold[5].std(ddof=1) / np.sqrt(len(PROMPTS)))
+    assert mean.curve.points[5].kl == one.curve.points[5].kl
+    assert curves.averaged([one]) is one
+    bare = PromptCurve(one.curve, one.prompts, one.proxy, None)
+    assert curves.averaged([bare, two]).gold is None
+    other = PromptCurve(one.curve, tuple(f"j{k}" for k in range(40)), one.proxy, one.gold)
+    with pytest.raises(DataError, match="different instructions"):
+        curves.averaged([one, other])
+
+
+def middle(gain, d) -> float:
+    return float(curves.middles(np.array(gain, dtype=float)[:, None], np.array(d, dtype=float))[0])
+
+
+def test_the_middle_of_the_top_is_the_peak_of_an_even_curve_and_follows_pieces_exactly():
+    d = np.linspace(0, 2.4, 25)
+    assert middle(1 - (d - 1.2) ** 2 / 1.44, d) == pytest.approx(1.2, abs=1e-9)
+    assert middle([0, 1, 0], [0, 1, 3]) == pytest.approx((0.9 + 1.2) / 2)  # above 0.9 from d = 0.9 to 1.2
+    assert middle([0, 0.95, 1, 0.95], [0, 1, 2, 3]) == pytest.approx((0.9 / 0.95 + 3) / 2)
+    assert middle([0, 1, 0, 1], [0, 1, 2, 3]) == pytest.approx((0.2 * 1.0 + 0.1 * 2.95) / 0.3)  # two tops
+    assert middle([0, -1, -2], [0, 1, 2]) == 0  # never gains
+    assert middle([0, 0, 0], [0, 1, 2]) == 0
+
+
+def test_the_middle_of_the_top_is_less_noisy_than_the_highest_point():
+    """A flat best-of-n curve: each instruction's own smooth wander, and 64 instructions."""
+    random = np.random.default_rng(0)
+    d = np.sqrt([np.log(n) - (n - 1) / n for n in (2 ** (np.arange(21) / 2)).round()])
+    wander = 0.25 * np.minimum(d, 2)[:, None] * np.minimum(d, 2) * np.exp(-0.5 * ((d[:, None] - d) / 0.8) ** 2)
+    root = np.linalg.cholesky(wander * 0.25 + 1e-9 * np.eye(len(d)))
+    for peak in (1.4, 2.0):
+        true = 0.3 * (2 * d / peak - (d / peak) ** 2)
+        means = true[:, None] + root @ random.normal(size=(len(d), 400)) / np.sqrt(64)
+        means[0] = 0
+        highest, middle_ = d[means.argmax(axis=0)], curves.middles(means, d)
+        assert np.mean((middle_ - peak) ** 2) < 0.8 * np.mean((highest - peak) ** 2)
+        assert abs(middle_.mean() - peak) < 0.12
