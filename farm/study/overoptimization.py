@@ -41,8 +41,9 @@ class Verdict(Record):
     Points are ordered by x; the first is the start, the last the end. ``rise`` = gold at its peak - at the start,
     ``fall`` = gold at its peak - at the end, ``proxy_after_peak`` = proxy at the end - at the gold peak, all averaged
     over seeds; a flag is true where the 95% interval lies above zero. Seeds often collapse to very different depths,
-    which makes the interval over few seeds wide: ``seeds_falling`` counts those whose own interval (over prompts)
-    lies above zero, and a fall in every seed counts as a fall too. ``peaks`` holds each seed's peak x,
+    which makes the interval over few seeds wide: ``seeds_falling`` counts those whose gold falls by their own interval
+    (over prompts), ``seeds_rising`` those whose proxy rises after the peak by theirs, and what all seeds do counts as
+    done. ``peaks`` holds each seed's peak x,
     ``peak_x`` and ``peak_kl`` their medians. ``over_optimized`` = gold falls while the proxy keeps rising.
     ``tested`` says where the intervals come from.
     """
@@ -63,6 +64,7 @@ class Verdict(Record):
     gold_rises: bool = False
     gold_falls: bool = False
     seeds_falling: int | None = None
+    seeds_rising: int | None = None
     proxy_keeps_rising: bool = False
     over_optimized: bool = False
     tested: str = ""
@@ -91,9 +93,10 @@ def verdict(curves: Sequence[RewardCurve | PromptCurve], *, seed: int) -> Verdic
     paired = [c for c in curves if isinstance(c, PromptCurve) and c.gold is not None and len(c.prompts) >= FOLDS]
     if len(paired) == len(curves):
         moves, tested = _paired(paired, seed), "paired over prompts, cross-fitted peak"
-        falling = sum(above_zero(_paired([c], seed)[1]) for c in paired)
-        return _conclude(plain, moves, tested, falling)
-    return _conclude(plain, _from_errors(plain), "from the points' standard errors, peak allowed for", None)
+        alone = [_paired([c], seed) for c in paired]
+        falling, rising = (sum(above_zero(m[k]) for m in alone) for k in (1, 2))
+        return _conclude(plain, moves, tested, falling, rising)
+    return _conclude(plain, _from_errors(plain), "from the points' standard errors, peak allowed for", None, None)
 
 
 def _problem(curves: list[RewardCurve]) -> str:
@@ -189,13 +192,15 @@ def _peak(curve: RewardCurve) -> int:
     return int(np.argmax([p.gold for p in curve.points if p.gold is not None]))
 
 
-def _conclude(curves: list[RewardCurve], moves: Moves, tested: str, falling: int | None) -> Verdict:
+def _conclude(
+    curves: list[RewardCurve], moves: Moves, tested: str, falling: int | None, rising: int | None
+) -> Verdict:
     rise, fall, after = moves
     tops = [c.points[_peak(c)] for c in curves]
     kls = [p.kl for p in tops if p.kl is not None]
-    rises, proxy_rises = above_zero(rise), above_zero(after)
-    in_each = len(curves) > 1 and falling == len(curves)
-    falls = above_zero(fall) or in_each
+    several = len(curves) > 1
+    rises, falls = above_zero(rise), above_zero(fall) or (several and falling == len(curves))
+    proxy_rises = above_zero(after) or (several and rising == len(curves))
     peaks = tuple(p.x for p in tops)
     peak_x = float(np.median(peaks))
     peak_kl = float(np.median(kls)) if len(kls) == len(tops) else None
@@ -236,6 +241,7 @@ def _conclude(curves: list[RewardCurve], moves: Moves, tested: str, falling: int
         gold_rises=rises,
         gold_falls=falls,
         seeds_falling=falling,
+        seeds_rising=rising,
         proxy_keeps_rising=proxy_rises,
         over_optimized=falls and proxy_rises,
         tested=tested,

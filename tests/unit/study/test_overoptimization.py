@@ -58,6 +58,20 @@ def test_three_seeds_are_judged_together():
     assert "3 seeds" in v.rise.note
 
 
+def test_seeds_that_differ_in_size_but_not_in_direction_agree():
+    """Every seed's proxy rises and gold falls, by such different amounts that no interval over three seeds says so."""
+    sizes = (0.3, 0.4, 9.0)
+    data = [
+        planted([g * s for g in HUMP], proxy=[p * s for p in RISING], seed=k, noise=0.05) for k, s in enumerate(sizes)
+    ]
+    v = verdict(data, seed=0)
+    assert v.proxy_after_peak.ci95_low < 0
+    assert v.fall.ci95_low < 0
+    assert (v.seeds_falling, v.seeds_rising) == (3, 3)
+    assert v.over_optimized
+    assert "in each of 3 seeds" in v.sentence
+
+
 def test_rising_gold_is_not():
     v = verdict([planted(RISING)], seed=0)
     assert v.gold_rises
