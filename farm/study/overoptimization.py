@@ -192,9 +192,7 @@ def _peak(curve: RewardCurve) -> int:
     return int(np.argmax([p.gold for p in curve.points if p.gold is not None]))
 
 
-def _conclude(
-    curves: list[RewardCurve], moves: Moves, tested: str, falling: int | None, rising: int | None
-) -> Verdict:
+def _conclude(curves: list[RewardCurve], moves: Moves, tested: str, falling: int | None, rising: int | None) -> Verdict:
     rise, fall, after = moves
     tops = [c.points[_peak(c)] for c in curves]
     kls = [p.kl for p in tops if p.kl is not None]
