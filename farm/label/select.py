@@ -109,4 +109,8 @@ def systematic(probability: Array, start: float) -> Sequence[int]:
     count = round(float(ends[-1]))
     ends *= count / ends[-1]
     ends[-1] = count
-    return [int(k) for k in np.searchsorted(ends, start + np.arange(count), side="right")]
+    step = np.arange(count)
+    taken = np.searchsorted(ends, start + step, side="right")
+    # A probability of 1 whose end was rounded up would be met twice; one step further is what it stands for.
+    taken = np.maximum.accumulate(taken - step) + step
+    return [int(k) for k in np.minimum(taken, len(ends) - count + step)]

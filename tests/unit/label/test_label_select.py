@@ -39,6 +39,13 @@ def test_a_systematic_sample_has_the_count_and_no_pair_twice(chances, data, star
     assert all(0 <= k < len(chances) for k in taken)
 
 
+def test_rounding_draws_nothing_twice():
+    chances = np.array([0.5, 0.5, 0.5, 0.5, 0.875, 0.25, 0.25, 0.25, 0.125])
+    assert select.systematic(select.probabilities(chances, 8), 0.0) == sorted(
+        set(select.systematic(select.probabilities(chances, 8), 0.0))
+    )
+
+
 def test_every_pair_is_drawn_as_often_as_its_probability_says():
     q = select.probabilities(np.array([0.5, 0.1, 0.9, 0.5, 0.3]), 2)
     starts = (np.arange(20_000) + 0.5) / 20_000
