@@ -197,8 +197,7 @@ def run(task: Task, config: Config) -> Result:
             break
         for group in optimizer.param_groups:
             group["lr"] = config.lr * rate(number - 1, config.steps, 0.0, "linear")
-        with mixed_precision(policy.device.type, config.dtype):
-            log = improve(policy, critic, optimizer, parameters, data, kl_coef, config, task.seed, number)
+        log = improve(policy, critic, optimizer, parameters, data, kl_coef, config, task.seed, number)
         if config.kl_target is not None:
             kl_coef = adapt(kl_coef, log.kl, config.kl_target, len(chosen), config.kl_horizon)
         logs.append(log)
@@ -280,7 +279,8 @@ def improve(
     cuts = [[order[k :: config.minibatches] for k in range(config.minibatches)] for order in orders]
     cuts = [[rows for rows in pass_ if rows] for pass_ in cuts]
     # Old values are computed in the very batches of the first pass: its first ratio is then 1 to the bit.
-    old, values = _evaluate(policy, critic, data, cuts[0])
+    with mixed_precision(policy.device.type, config.dtype):
+        old, values = _evaluate(policy, critic, data, cuts[0])
     mask = pad_sequence([torch.ones(len(r), dtype=torch.bool) for r in data.responses], batch_first=True)
     price = data.price or [losses.k1(ours, theirs) for ours, theirs in zip(old, data.reference, strict=True)]
     rewards = token_rewards(price, data.scores, kl_coef)
@@ -294,14 +294,16 @@ def improve(
     for pass_ in cuts:
         for rows in pass_:
             total = sum(len(data.responses[i]) for i in rows)
-            for part in _parts(data, parallel.share(rows)):
-                for loss, stats in _part_losses(policy, critic, data, part, old, values, packed, config):
-                    (loss / total).backward()  # type: ignore[no-untyped-call]
-                    ratio_error = stats.pop("ratio_error", 0.0)
-                    if not norms:
-                        first_error = max(first_error, ratio_error)
-                    for k, v in stats.items():
-                        totals[k] = totals.get(k, 0.0) + v
+            # Left after every minibatch: autocast keeps its casts of the weights until then, past updates of them.
+            with mixed_precision(policy.device.type, config.dtype):
+                for part in _parts(data, parallel.share(rows)):
+                    for loss, stats in _part_losses(policy, critic, data, part, old, values, packed, config):
+                        (loss / total).backward()  # type: ignore[no-untyped-call]
+                        ratio_error = stats.pop("ratio_error", 0.0)
+                        if not norms:
+                            first_error = max(first_error, ratio_error)
+                        for k, v in stats.items():
+                            totals[k] = totals.get(k, 0.0) + v
             norms.append(step(optimizer, parameters, config.max_grad_norm))
     totals = parallel.total(totals)
     seen = config.epochs * int(mask.sum())
