@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from farm.errors import DataError, TrainError
 from farm.lm.load import Lora, load_policy, save_policy, trainable
 from farm.lm.logprobs import logprobs
-from farm.lm.train import Optim, fit, rate, schedule, step
+from farm.lm.train import Optim, fit, mixed_precision, rate, schedule, step
 
 
 def test_every_epoch_uses_every_row_once_and_batches_have_like_lengths():
@@ -103,3 +104,15 @@ def test_adapters_start_as_the_base_are_saved_alone_and_move_with_the_run(toy, t
     save_policy(nested, tmp_path / "moved" / "second")
     deep = load_policy(tmp_path / "moved" / "second")
     assert torch.allclose(logprobs(deep, *row)[0], logprobs(policy, *row)[0], atol=1e-5)
+
+
+def test_bfloat16_on_a_processor_bounds_the_caches_of_product_shapes(monkeypatch):
+    """A user's own setting stays, and nothing changes in float32."""
+    ours, theirs = "LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.setenv(theirs, "7")
+    monkeypatch.setenv(ours, "")  # so that what is set below is taken back after the test
+    monkeypatch.delenv(ours)
+    mixed_precision("cpu", "float32")
+    assert ours not in os.environ
+    mixed_precision("cpu", "bfloat16")
+    assert (int(os.environ[ours]), os.environ[theirs]) == (32, "7")
