@@ -113,6 +113,36 @@ def test_lora_moves_adapters_only(name, toy, tmp_path, labelled):
     assert not (tmp_path / "policy" / "model.safetensors").exists()
     assert result.curve.points[0].kl == pytest.approx(0, abs=1e-4)
     assert abs(result.curve.points[-1].kl) > 1e-6
+    # The saved adapter on its base, loaded again, is the policy that the curve's last point measured.
+    answers = sample(load_policy(result.policy_source(tmp_path)), MANY, 1, SAMPLING, name=name, purpose="curve")
+    assert sum(count_a(None, answers)) / len(answers) == pytest.approx(result.curve.points[-1].proxy, abs=0.03)
+
+
+@pytest.mark.parametrize("name", ["ppo", "rloo", "grpo", "remax", "online_dpo"])
+def test_lora_goes_on_after_a_cut_to_the_same_adapter(name, toy, tmp_path, labelled):
+    settings = config(name, lora=Lora(rank=4), steps=4, curve_every=2)
+    calls = 0
+
+    def run(folder, limit):
+        nonlocal calls
+        calls = 0
+
+        def score(instructions, responses):
+            nonlocal calls
+            calls += 1
+            if calls > limit:
+                raise KeyboardInterrupt
+            return count_a(instructions, responses)
+
+        module(name).run(task(toy, MANY, tmp_path / folder, labelled, score=score), settings)
+        return calls
+
+    whole = run("whole", 1000)
+    with pytest.raises(KeyboardInterrupt):
+        run("cut", whole - 1)
+    assert run("cut", 1000) < whole
+    one, two = ((tmp_path / f / "policy" / "adapter_model.safetensors").read_bytes() for f in ("whole", "cut"))
+    assert one == two
 
 
 @pytest.mark.parametrize("name", NAMES)
