@@ -29,6 +29,7 @@ from farm.records import (
     WinRate,
     problems,
 )
+from farm.reward.report import RewardReport
 from farm.study.annotators import AnnotatorRow
 from farm.study.arms import ArmAlarm
 from farm.study.budgets import Affordable, Choice
@@ -94,6 +95,13 @@ class CurveRow(Record):
     sequences: int | None = None
 
 
+class RewardRow(Record):
+    """The reward model that one training seed's methods were trained on, on preferences held out from its training."""
+
+    seed: int
+    report: RewardReport
+
+
 class StageCost(Record):
     """What one stage took. ``seconds`` is wall time; ``cost`` counts judge calls."""
 
@@ -126,6 +134,7 @@ class Summary(Record):
     rows: tuple[MethodRow, ...]
     levels: tuple[Contrast, ...] = ()
     differences: tuple[Contrast, ...] = ()
+    rewards: tuple[RewardRow, ...] = ()
     curves: tuple[CurveRow, ...] = ()
     choices: tuple[Choice, ...] = ()
     affordable: tuple[Affordable, ...] = ()

@@ -31,7 +31,7 @@ from farm.stages.controls import MODEL
 if TYPE_CHECKING:
     from farm.evaluate.win_rate import Comparison
     from farm.methods.task import Result
-    from farm.report.summary import MethodRow, Summary
+    from farm.report.summary import MethodRow, RewardRow, Summary
     from farm.study.budgets import Choice
     from farm.study.contrasts import Arm
     from farm.study.overoptimization import PromptCurve
@@ -119,6 +119,7 @@ def _summary(run: Run, made: Mapping[int, Made], arms: Arms, extra: Sequence[Ste
         rows=tuple(rows),
         levels=tuple(contrasts.levels(measured, seed=seed)),
         differences=tuple(contrasts.differences(measured, baseline=SFT, seed=seed)),
+        rewards=tuple(_rewards(made)),
         curves=report.curve_rows([_plain(c) for c in curves]),
         choices=tuple(choices),
         affordable=tuple(affordable(choices, {k: c for k, c in chosen_from.items() if c}, seed=seed)),
@@ -138,6 +139,14 @@ def _summary(run: Run, made: Mapping[int, Made], arms: Arms, extra: Sequence[Ste
         notes=tuple(_notes(run)),
         provenance=_provenance(),
     )
+
+
+def _rewards(made: Mapping[int, Mapping[str, Step]]) -> list[RewardRow]:
+    from farm.report.summary import RewardRow
+    from farm.reward.report import RewardReport
+
+    paths = {seed: steps["reward"].file("model/report.jsonl") for seed, steps in made.items()}
+    return [RewardRow(seed=s, report=records.read(p, RewardReport)[0]) for s, p in paths.items() if p.is_file()]
 
 
 def _judgements(step: Step, file: str = "judgements.jsonl") -> list[Judgement]:

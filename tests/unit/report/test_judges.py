@@ -11,6 +11,7 @@ from farm.evaluate.canaries import CanaryRow, wilson
 from farm.records import Estimate
 from farm.report import html, summary
 from farm.report.headline import headline
+from farm.reward.report import RewardReport
 from farm.study.annotators import AnnotatorRow
 from farm.study.arms import ArmAlarm
 
@@ -66,6 +67,22 @@ def test_every_annotator_has_a_line(judged: summary.Summary) -> None:
     assert ">5.3<" in text  # 5 of the 95 that were asked
     assert "<i>a02</i>" not in text
     assert "low mass" in text
+
+
+def test_reward_models_stand_beside_what_length_alone_would_get(judged: summary.Summary) -> None:
+    assert "<h2>Reward models" not in html.render(judged)
+    report = RewardReport(
+        n_train=900, n_validation=100, accuracy=SHARE, longer_wins=SHARE.model_copy(update={"value": 0.512}),
+        over_longer=SHARE.model_copy(update={"value": 0.113, "ci95_low": 0.02, "ci95_high": 0.21}), validation_loss=0.6,
+        train_loss=0.6, reward_mean=0, reward_sd=1, train_tokens=1, updates=1,
+        calibration_scale=Estimate(value=0.43, ci95_low=0.3, ci95_high=0.6, n=90),
+    )  # fmt: skip
+    text = section(
+        html.render(judged.model_copy(update={"rewards": (summary.RewardRow(seed=7, report=report),)})), "Rew"
+    )
+    for shown in ("seed 7", "62.5", "51.2", "+11.3", "0.43", "[0.30, 0.60]", "900", "100"):
+        assert shown in text
+    assert text.count(str(html.MISSING)) == 3  # gold and calibration error are not known here
 
 
 def test_columns_that_say_nothing_are_left_out(judged: summary.Summary) -> None:
