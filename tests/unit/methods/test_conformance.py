@@ -107,15 +107,16 @@ def test_same_seed_same_bytes_and_another_seed_others(name, toy, tmp_path, label
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_lora_moves_adapters_only(name, toy, tmp_path, labelled):
-    short = {"steps": 3} if "steps" in module(name).Config.model_fields else {}
+    short = {"steps": 6} if "steps" in module(name).Config.model_fields else {}
     result = module(name).run(task(toy, MANY, tmp_path, labelled), config(name, lora=Lora(rank=4), **short))
     assert (tmp_path / "policy" / "adapter_model.safetensors").is_file()
     assert not (tmp_path / "policy" / "model.safetensors").exists()
     assert result.curve.points[0].kl == pytest.approx(0, abs=1e-4)
     assert abs(result.curve.points[-1].kl) > 1e-6
-    # The saved adapter on its base, loaded again, is the policy that the curve's last point measured.
+    # The saved adapter on its base, loaded again, is the policy that the curve's last point measured; its base alone
+    # is off by 0.007 (quark) or more.
     answers = sample(load_policy(result.policy_source(tmp_path)), MANY, 1, SAMPLING, name=name, purpose="curve")
-    assert sum(count_a(None, answers)) / len(answers) == pytest.approx(result.curve.points[-1].proxy, abs=0.03)
+    assert sum(count_a(None, answers)) / len(answers) == pytest.approx(result.curve.points[-1].proxy, abs=0.005)
 
 
 @pytest.mark.parametrize("name", ["ppo", "rloo", "grpo", "remax", "online_dpo"])
