@@ -333,7 +333,10 @@ class RewardCurve(Record):
 
 
 class Budget(Record):
-    """What a method consumed, so that methods can be compared at equal budget."""
+    """What a method consumed, so that methods can be compared at equal budget.
+
+    ``reward_scorings`` counts responses scored, not members of an ensemble. docs/methods.md says what the others count.
+    """
 
     comparisons: int = 0
     generated_sequences: int = 0
