@@ -77,12 +77,19 @@ def test_reward_models_stand_beside_what_length_alone_would_get(judged: summary.
         train_loss=0.6, reward_mean=0, reward_sd=1, train_tokens=1, updates=1,
         calibration_scale=Estimate(value=0.43, ci95_low=0.3, ci95_high=0.6, n=90),
     )  # fmt: skip
-    text = section(
-        html.render(judged.model_copy(update={"rewards": (summary.RewardRow(seed=7, report=report),)})), "Rew"
-    )
-    for shown in ("seed 7", "62.5", "51.2", "+11.3", "0.43", "[0.30, 0.60]", "900", "100"):
+    text = _rewards(judged, report)
+    for shown in ("seed 7", "62.5", "51.2", "+11.3", "0.43", "[0.30, 0.60]", "<td>900</td>", "<td>90</td>"):
         assert shown in text
-    assert text.count(str(html.MISSING)) == 3  # gold and calibration error are not known here
+    assert text.count(str(html.MISSING)) == 4  # agreement with gold, its n and calibration error are not known here
+    gold = SHARE.model_copy(update={"value": 0.587, "n": 77})
+    known = _rewards(judged, report.model_copy(update={"agrees_with_gold": gold}))
+    assert "58.7" in known
+    assert "<td>77</td>" in known
+
+
+def _rewards(judged: summary.Summary, report: RewardReport) -> str:
+    rows = (summary.RewardRow(seed=7, report=report),)
+    return section(html.render(judged.model_copy(update={"rewards": rows})), "Rew")
 
 
 def test_columns_that_say_nothing_are_left_out(judged: summary.Summary) -> None:
