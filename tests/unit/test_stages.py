@@ -7,11 +7,13 @@ import json
 import pytest
 
 from farm import progress as shown
+from farm import records
 from farm.errors import DataError
 from farm.recipe import Recipe
 from farm.records import Response
+from farm.reward.report import measured
 from farm.runs import Step
-from farm.stages import Run, planned
+from farm.stages import Run, conclude, planned
 from farm.stages.train import pair_up
 
 TEXTS = ("red", "blue", "red", "green", "grey")
@@ -183,3 +185,15 @@ def test_the_manifest_says_from_the_start_which_steps_the_line_has(tmp_path):
     more = planned(Run(tmp_path, Recipe.model_validate(settings | {"study": {"agreement_pairs": 0}})))
     assert {*more} - {*names} == {"7-study/best-of-n/seed-0", "7-study/best-of-n/seed-2"}
     assert {*names} - {*more} == {"7-study/cross/seed-0"}
+
+
+def test_the_summary_takes_each_seeds_reward_model_and_not_its_members(tmp_path):
+    whole = measured([1.0, -1.0, 2.0], [1.0, 1.0, 1.0], [1, 1, -1], None, seed=0)
+    member = whole.model_copy(update={"member": 0, "n_train": 9})
+    made = {}
+    for seed, rows in ((3, [whole, member]), (5, [whole]), (7, None)):
+        made[seed] = {"reward": Step(tmp_path / str(seed), "", 0.0, 0.0, True)}
+        if rows:
+            (tmp_path / str(seed) / "model").mkdir(parents=True)
+            records.write(made[seed]["reward"].file("model/report.jsonl"), rows)
+    assert [(r.seed, r.report) for r in conclude._rewards(made)] == [(3, whole), (5, whole)]
