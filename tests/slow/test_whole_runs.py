@@ -97,6 +97,13 @@ def test_outcomes_add_up(whole):
     assert sum(s.training_outcomes.values()) == len((whole / "2-sample/seed-0/pairs.jsonl").read_text().splitlines())
 
 
+def test_the_page_shows_the_reward_model(whole):
+    (row,) = summary.read(whole / "8-report" / "summary.json").rewards
+    assert row.seed == 0
+    assert row.report.n_validation > 0
+    assert "<h2>Reward models" in (whole / "8-report" / "index.html").read_text(encoding="utf-8")
+
+
 def test_one_character_of_a_template_redoes_only_its_labels(whole, tmp_path):
     from farm import resources
 
