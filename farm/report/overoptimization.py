@@ -99,7 +99,7 @@ def findings(n: Numbers) -> list[Point]:
     """The findings in words, the most important first."""
     points = [Point("warning" if v.over_optimized else "plain", v.sentence) for v in n.verdicts]
     points += [Point("plain", f.sentence) for f in n.fits[:2]]
-    points += [Point("plain", _spent(s)) for s in n.spending]
+    points += [Point("plain", _spent(s)) for s in n.spending if s.second == n.spending[0].second]
     points += [Point("plain", _moved(s)) for s in n.shifts if s.question]
     points += [
         Point("warning" if any(c.verdict.gold_falls for c in x.cells) else "plain", x.sentence) for x in n.crossings
@@ -111,7 +111,7 @@ def findings(n: Numbers) -> list[Point]:
 
 
 def _spent(s: Spending) -> str:
-    more = "more" if above_zero(s.difference) else "not measurably more"
+    more = "more" if above_zero(s.difference) else "more in every seed" if s.in_each > 0 else "not measurably more"
     return (
         f"For a proxy gain of {number(s.gain, 1)} SD, {s.first} spends {interval(s.first_kl, digits=1)} nats of KL and "
         f"{s.second} {interval(s.second_kl, digits=1)}: {more}."

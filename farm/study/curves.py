@@ -237,7 +237,8 @@ def _sign(each: Sequence[Estimate]) -> int:
 
 class Spending(Record):
     """KL in nats that two methods pay for the same proxy gain (in standard deviations of the reward under SFT);
-    ``difference`` is what the second pays more."""
+    ``difference`` is what the second pays more, and ``in_each`` whether it pays more (1) or less (-1) in every seed by
+    the seed's own interval over instructions, else 0."""
 
     gain: float
     first: str
@@ -245,6 +246,7 @@ class Spending(Record):
     first_kl: Estimate
     second_kl: Estimate
     difference: Estimate
+    in_each: int = 0
 
 
 def kl_at_gain(curves: Sequence[PromptCurve], gain: float, *, seed: int) -> Draws:
@@ -274,7 +276,11 @@ def spending(
         a, b = kl_at_gain(first, gain, seed=seed), kl_at_gain(second, gain, seed=seed)
         if not (np.isfinite(a.value[0]) and np.isfinite(b.value[0])):
             continue
-        gap = Draws(b.value - a.value, b.draws - a.draws, min(a.n, b.n), min(a.seeds, b.seeds))
+        each = [
+            _gap(kl_at_gain([x], gain, seed=seed), kl_at_gain([y], gain, seed=seed))
+            for x, y in zip(first, second, strict=False)
+        ]
+        same = [c.curve.seed for c in first] == [c.curve.seed for c in second]
         out.append(
             Spending(
                 gain=gain,
@@ -282,7 +288,12 @@ def spending(
                 second=second[0].curve.method,
                 first_kl=a.estimate(0),
                 second_kl=b.estimate(0),
-                difference=gap.estimate(0),
+                difference=_gap(a, b),
+                in_each=_sign(each) if same else 0,
             )
         )
     return out
+
+
+def _gap(a: Draws, b: Draws) -> Estimate:
+    return Draws(b.value - a.value, b.draws - a.draws, min(a.n, b.n), min(a.seeds, b.seeds)).estimate(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,13 +12,15 @@ from farm import records, resources, runs
 from farm.records import Estimate
 from farm.runs import Step
 from farm.stages.laboratory import measure
-from farm.stages.laboratory.bench import BEST_OF_N, Bench, Curves, best_of_n, scored, trained_curves
+from farm.stages.laboratory.bench import BEST_OF_N, Bench, Curves, best_of_n, one_best_of_n, scored, trained_curves
 from farm.stages.laboratory.compare import crossings, shifts, traces_of
 from farm.stages.laboratory.exploits import drifts_and_examples
 from farm.stages.laboratory.make import models_of
 
 if TYPE_CHECKING:
     from farm.report.overoptimization import ModelRow, Numbers
+    from farm.study.curves import Spending
+    from farm.study.overoptimization import PromptCurve
 
 
 def conclude(bench: Bench) -> Step:
@@ -42,9 +44,24 @@ def conclude(bench: Bench) -> Step:
     return runs.perform(bench.run.step("8-laboratory"), settings, inputs, work)
 
 
+def _spending(
+    bench: Bench, pools: Mapping[int, measure.Samples], trained: Mapping[str, list[PromptCurve]]
+) -> list[Spending]:
+    """Every policy beside best-of-n on the very model that it was trained on, not on the mean over replicates."""
+    from farm.study.curves import spending
+
+    found = []
+    for row, curves in trained.items():
+        reward = bench.lab.policies[row][2].reward or bench.lab.base
+        if curves and reward in bench.lab.selecting:
+            chosen = [one_best_of_n(bench, s, p, reward) for s, p in pools.items()]
+            found += spending(chosen, curves, bench.lab.gains, seed=bench.seed)
+    return found
+
+
 def _numbers(bench: Bench) -> Numbers:
     from farm.report.overoptimization import Numbers
-    from farm.study.curves import bands, peak, spending
+    from farm.study.curves import bands, peak
     from farm.study.fits import fit
     from farm.study.overoptimization import verdict
     from farm.study.warning import marks, validate
@@ -56,11 +73,9 @@ def _numbers(bench: Bench) -> Numbers:
     curves: Curves = {**pooled, **{row: c for row, c in trained.items() if c}}
     with_gold = {name: c for name, c in curves.items() if all(one.gold is not None for one in c)}
     main = {name: c for name, c in with_gold.items() if name == BEST_OF_N + lab.base or name in lab.policies}
-    base = curves[BEST_OF_N + lab.base]
     traces = traces_of(bench, pools, trained)
     known = [t for t in traces if t.gold is not None]
     drifts, examples = drifts_and_examples(bench, pools, trained)
-    first = next(iter(lab.policies), None)
     return Numbers(
         farm_version=resources.installed() or "0",
         recipe=bench.run.recipe.name,
@@ -73,7 +88,7 @@ def _numbers(bench: Bench) -> Numbers:
         peaks=tuple(peak(c, seed=seed) for c in with_gold.values()),
         verdicts=tuple(verdict(c, seed=seed) for c in main.values()),
         fits=tuple(fit(c, seed=seed) for c in main.values()),
-        spending=tuple(spending(base, trained[first], lab.gains, seed=seed)) if first and trained[first] else (),
+        spending=tuple(_spending(bench, pools, trained)),
         shifts=tuple(shifts(bench, with_gold, traces)),
         crossings=tuple(crossings(bench, pools, trained)),
         reliability=tuple(validate(known, seed=seed)) if len({t.seed for t in known}) > 1 and known == traces else (),

@@ -86,6 +86,17 @@ def test_kl_for_the_same_proxy_gain():
         assert s.first_kl.value == pytest.approx(s.gain**2, abs=0.03)
         assert s.second_kl.value == pytest.approx(4 * s.gain**2, abs=0.1)
         assert s.difference.ci95_low > 0
+        assert s.in_each == 1
+
+
+def test_more_kl_in_every_seed_counts_where_the_seeds_differ_too_much_for_an_interval():
+    cheap = [curve(1.2, 0.5, s) for s in range(3)]
+    dear = [curve(1.2, 0.5, s, method="rl", kl=k) for s, k in enumerate((1.2, 1.5, 6.0))]
+    (found,) = curves.spending(cheap, dear, [0.5], seed=0)
+    assert found.difference.ci95_low < 0
+    assert found.in_each == 1
+    (mixed,) = curves.spending(cheap, [*dear[:2], curve(1.2, 0.5, 2, method="rl", kl=1.0)], [0.5], seed=0)
+    assert mixed.in_each == 0
 
 
 def test_bands_average_seeds_and_carry_the_bound_only_for_best_of_n():
