@@ -1,10 +1,10 @@
 """PPO samples per second and peak memory: farm against the last TRL release that had a PPO trainer (1.12.0).
 
-Same random Llama (about 1M and 10M parameters), prompts of 32 tokens, responses of 48 (or, with --shortest, from there
-to 48 as the policy ends them), 64 rollouts per step in 4 epochs of 4 minibatches, a reward model of the policy's size.
-TRL needs a value network of its own; farm runs once with one (``network``) and once with its default, a value head on
-the policy's trunk (``head``), in fp32 and, at 10m, in bf16, which TRL's PPO ignores. Every side runs in a process of
-its own, in turns; the first step of each warms up and is not counted.
+Same random Llama (about 1M and 10M parameters), prompts of 32 tokens, responses of 8 to 48 as the policy ends them (with
+--shortest 48 none ends by itself), 64 rollouts per step in 4 epochs of 4 minibatches, a reward model of the policy's
+size. TRL needs a value network of its own; farm runs once with one (``network``) and once with its default, a value
+head on the policy's trunk (``head``), in fp32 and, at 10m, in bf16, which TRL's PPO ignores. Every side runs in a
+process of its own, in turns; the first step of each warms up and is not counted.
 
 --curve compares what is learned instead of how fast: both trainers on the offline world, from one SFT policy, against
 one reward model trained on gold labels, same steps, lengths, losses and optimizer, several seeds; mean score and KL by
@@ -315,7 +315,7 @@ def main() -> None:
     parser.add_argument("--sides", default=",".join(SIDES), help="which sides, trl among them (all)")
     parser.add_argument("--steps", type=int, help="counted steps per run (4; with --curve, all steps: 30)")
     parser.add_argument("--repetitions", type=int, default=3, help="runs of each side (3)")
-    parser.add_argument("--shortest", type=int, default=RESPONSE, help="shortest response in tokens (48: none ends)")
+    parser.add_argument("--shortest", type=int, default=8, help="shortest response in tokens (8; 48: none ends)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads of each side (1)")
     parser.add_argument("--curve", action="store_true", help="compare learning curves on the offline world")
     parser.add_argument("--seeds", type=int, default=4, help="seeds of each side with --curve (4)")
