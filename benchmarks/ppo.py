@@ -2,9 +2,9 @@
 
 Same random Llama (about 1M and 10M parameters), prompts of 32 tokens, responses of 8 to 48 as the policy ends them
 (with --shortest 48 none ends by itself), 64 rollouts per step in 4 epochs of 4 minibatches, a reward model of the
-policy's size. TRL needs a value network of its own; farm runs once with one (``network``) and once with its default, a value
-head on the policy's trunk (``head``), in fp32 and, at 10m, in bf16, which TRL's PPO ignores. Every side runs in a
-process of its own, in turns; the first step of each warms up and is not counted.
+policy's size. TRL needs a value network of its own; farm runs once with one (``network``) and once with its default,
+a value head on the policy's trunk (``head``), in fp32 and, at 10m, in bf16, which TRL's PPO ignores. Every side runs
+in a process of its own, in turns; the first step of each warms up and is not counted.
 
 --curve compares what is learned instead of how fast: both trainers on the offline world, from one SFT policy, against
 one reward model trained on gold labels, same steps, lengths, losses and optimizer, several seeds; mean score and KL by
