@@ -181,6 +181,8 @@ def _curves(n: Numbers) -> Section:
             *map(Column, ("first", "its KL", "second", "its KL ", "second pays more")),
         ),
         rows=tuple((s.gain, s.first, s.first_kl, s.second, s.second_kl, s.difference) for s in n.spending),
+        note="Best-of-n by the very reward model that the policy was trained on, also where the curves above are means "
+        "over several models.",
     )
     shown = [Chart(svg, caption) for _, svg, caption in charts.main(n.bands, n.fits)]
     tables = (peaks, spent) if n.spending else (peaks,)

@@ -67,7 +67,7 @@ def against_kl(
         dashed = alt.Chart(alt.Data(values=laws)).mark_line(strokeDash=[4, 4], strokeWidth=1.5)
         layers.append(dashed.encode(x=x, y=y, color=tint, order="k:Q"))
     ends = [max((r for r in rows if r["method"] == m), key=lambda r: r["k"]) for m in names]
-    _apart(ends, [r["value"] for r in rows])
+    _apart(ends, [r[bound] for r in rows for bound in ("low", "high")])
     labels = alt.Chart(alt.Data(values=ends)).mark_text(align="left", dx=7, fontSize=11.5, fontWeight=600)
     layers.append(labels.encode(x=x, y=alt.Y("label:Q"), text="method:N", color=tint))
     return svg(alt.layer(*layers).properties(width=470, height=300))
@@ -102,7 +102,7 @@ def _law(f: CurveFit, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _apart(ends: list[dict[str, Any]], values: Sequence[float]) -> None:
-    """Labels at the ends of lines, moved apart where lines end together."""
+    """Labels at the ends of lines, moved apart where lines end together; ``values`` span the axis."""
     room = 0.05 * (max(values) - min(values))
     last = -math.inf
     for row in sorted(ends, key=lambda r: r["value"]):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from farm.errors import DataError
 from farm.records import CurvePoint, Estimate, RewardCurve
 from farm.report import overoptimization as report
-from farm.report.overoptimization_charts import save
+from farm.report.overoptimization_charts import against_kl, save
 from farm.report.page import render
 from farm.study import curves, fits, warning
 from farm.study.crossing import crossed
@@ -121,3 +124,15 @@ def test_charts_are_written_as_vectors(numbers, tmp_path):
     assert {f.name for f in files} >= {"gold.svg", "gold.pdf", "proxy.svg", "shifts.pdf", "kl.svg", "rewards.svg"}
     for f in files:
         assert f.read_bytes()[:4] == (b"%PDF" if f.suffix == ".pdf" else b"<svg")
+
+
+def test_names_of_lines_that_end_together_can_be_read_beside_wide_bands():
+    def band(method: str, k: int, gold: float) -> curves.Band:
+        wide = Estimate(value=gold, ci95_low=gold - 1, ci95_high=gold + 1, n=9)
+        return curves.Band(method=method, x_name="n", x=2.0**k, kl=float(k), proxy=wide, gold=wide, seeds=3)
+
+    names = [f"m{i}" for i in range(5)]
+    drawn = against_kl([band(m, k, (0.1 + 0.01 * i) * k) for i, m in enumerate(names) for k in range(3)], "gold", names)
+    heights = sorted(float(y) for y in re.findall(r'translate\([-\d.]+,([-\d.]+)\)"[^>]*>m\d</text>', drawn or ""))
+    assert len(heights) == 5
+    assert min(b - a for a, b in pairwise(heights)) > 11  # of 11.5 pixels' type
