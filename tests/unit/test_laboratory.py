@@ -162,6 +162,31 @@ def test_judged_selections_follow_the_law_of_best_of_n():
     assert set(np.array(rows[2]).reshape(30, 200)[3]) == {3 * 64 + int(reward[3].argmax())}
 
 
+def test_a_policy_is_held_against_best_of_n_on_its_own_reward_model_not_on_the_mean_over_replicates(tmp_path):
+    from farm.stages.common import Run
+    from farm.stages.laboratory.bench import Bench, best_of_n, one_best_of_n
+    from farm.stages.laboratory.conclude import _spending
+    from farm.study.curves import kl_at_gain
+
+    path = tmp_path / "lab.yaml"
+    path.write_text(
+        HEAD + "seeds: [0]\nlaboratory:\n  gains: [0.8]\n  rewards: {a: {preferences: 100}, "
+        "b: {preferences: 60, replicates: 3}}\n  policies: {p: {method: ppo, reward: b}}\n"
+    )
+    study = pipeline.load(path)
+    lab, pool, random = study.laboratory, samples(), np.random.default_rng(3)
+    widths = {m.key: w for k, w in enumerate((2.0, 0.5, 0.5)) for m in make.models_of(lab, "b", k)}
+    pool.scores.update({key: random.normal(0, w, pool.shape) for key, w in widths.items()})
+    pool.scores[make.models_of(lab, "a")[0].key] = random.normal(0, 0.2, pool.shape)
+    bench, pools = Bench(Run(tmp_path, study), lab, {0: {}}), {0: pool}
+    mine, mean = [one_best_of_n(bench, 0, pool, "b")], best_of_n(bench, pools, "b")
+    own, averaged = (kl_at_gain(c, 0.8, seed=0).value[0] for c in (mine, mean))
+    assert own < averaged / 2  # the first replicate spreads more, so best-of-n on it gains sooner
+    found = _spending(bench, pools, {"p": mine})
+    assert [s.first_kl.value for s in found] == [pytest.approx(own)]
+    assert [s.difference.value for s in found] == [pytest.approx(0)]
+
+
 def test_n_goes_up_in_half_octaves_to_the_whole_pool():
     assert measure.grid(16) == [1, 2, 3, 4, 6, 8, 11, 16]
     assert measure.grid(1024)[-3:] == [512, 724, 1024]
