@@ -115,8 +115,8 @@ def make(folder: Path, size: str, shortest: int) -> None:
     policy.tokenizer.save_pretrained(folder / "reward")
 
 
-def make_world(folder: Path) -> None:
-    """An SFT policy of the offline world, and a reward model trained on gold labels of its samples."""
+def make_world(folder: Path, seed: int) -> None:
+    """An SFT policy of the offline world and a reward model trained on gold labels of its samples, both of ``seed``."""
     from farm.lm import tiny
     from farm.lm.load import load_policy, save_policy
     from farm.lm.sample import sample
@@ -131,13 +131,13 @@ def make_world(folder: Path) -> None:
     from farm.world.instructions import training
 
     splits = training()
-    start = tiny.create(folder / "untrained", tiny.TinySettings(), 0, vocabulary=vocabulary())
-    task = Task(seed=0, folder=folder / "sft", sft=start, instructions=splits["sft"], sampling=Sampling())
+    start = tiny.create(folder / "untrained", tiny.TinySettings(), seed, vocabulary=vocabulary())
+    task = Task(seed=seed, folder=folder / "sft", sft=start, instructions=splits["sft"], sampling=Sampling())
     result = sft.run(task, sft.Config(optim=Optim(lr=1e-2, epochs=3, batch=32)))
     policy = load_policy(result.policy_source(folder / "sft"))
     save_policy(policy, folder / "policy")
     prompts = splits["preference"][:6000]
-    drawn = sample(policy, prompts, 2, Sampling(max_tokens=40), name="sft", purpose="pairs")
+    drawn = sample(policy, prompts, 2, Sampling(max_tokens=40, seed=seed), name="sft", purpose="pairs")
     worth = gold.score([i for i in prompts for _ in range(2)], [r.text for r in drawn], [r.finished for r in drawn])
     preferences = [
         Preference(pair_id=Pair.of(a, b).id, instruction_id=a.instruction_id, responses=(a.id, b.id),
@@ -145,7 +145,8 @@ def make_world(folder: Path) -> None:
         for a, b, x, y in zip(drawn[::2], drawn[1::2], worth[::2], worth[1::2], strict=True)
         if x != y and a.text != b.text
     ]  # fmt: skip
-    train_reward(folder / "policy", preferences, by_id(prompts), by_id(drawn), Config(), seed=0, folder=folder / "rm")
+    asked, texts = by_id(prompts), by_id(drawn)
+    train_reward(folder / "policy", preferences, asked, texts, Config(), seed=seed, folder=folder / "rm")
     rm = RewardModel.load(folder / "rm")
     rm.model.score.weight.data /= rm.sd  # TRL knows no normalisation; the mean is a constant and stays
     rm.model.config.reward_mean, rm.model.config.reward_sd = 0.0, 1.0
@@ -229,7 +230,7 @@ def gold_of(policy: Path) -> float:
     from farm.world import gold
     from farm.world.instructions import training
 
-    prompts = training()["val"][:256]
+    prompts = training()["val"][:1024]
     drawn = sample(load_policy(policy), prompts, 1, Sampling(max_tokens=40), name="x", purpose="gold")
     return statistics.mean(gold.score(prompts, [r.text for r in drawn], [r.finished for r in drawn]))
 
@@ -283,9 +284,10 @@ def mean_and_error(values: Sequence[float]) -> dict[str, float]:
 
 def curve(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Score and KL by step of both trainers, means over seeds, and what the differences are worth."""
-    make_world(folder)
+    make_world(folder, args.world)
     seeds = range(args.seeds)
-    got: dict[str, list[Any]] = {side: [] for side in ("trl", "network", "head")}
+    asked = args.sides.split(",")
+    got: dict[str, list[Any]] = {side: [] for side in ("trl", "network", "head") if side in asked}
     for seed, side in itertools.product(seeds, got):
         got[side].append(run_child(folder, Plan(side, args.steps, 40, args.lr, seed, world=True), args))
         print(f"{side} seed {seed}", file=sys.stderr, flush=True)
@@ -295,7 +297,7 @@ def curve(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         result[what] = {
             side: [round(statistics.mean(r[what][k] for r in runs), 2) for k in steps] for side, runs in got.items()
         }
-    for side in ("network", "head"):
+    for side in [s for s in got if s != "trl"]:
         pairs = list(zip(got[side], got["trl"], strict=True))
         late = steps[len(steps) // 2 :]
         apart = {
@@ -319,6 +321,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="torch threads of each side (1)")
     parser.add_argument("--curve", action="store_true", help="compare learning curves on the offline world")
     parser.add_argument("--seeds", type=int, default=4, help="seeds of each side with --curve (4)")
+    parser.add_argument("--world", type=int, default=0, help="seed of SFT policy and reward model with --curve (0)")
     parser.add_argument("--lr", type=float, default=1e-3, help="learning rate with --curve (1e-3)")
     parser.add_argument("--peer-path", type=Path, help=f"folder that holds {PEER} (default: installed for the run)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -338,7 +341,7 @@ def main() -> None:
             result = {"curve": curve(Path(scratch) / "world", args)}
         else:
             result = {size: compare(Path(scratch) / size, size, args) for size in args.sizes.split(",")}
-    names = ("threads", "steps", *(("seeds", "lr") if args.curve else ("repetitions", "shortest")))
+    names = ("threads", "steps", *(("world", "seeds", "lr") if args.curve else ("repetitions", "shortest")))
     settings = turns.conditions(**{name: getattr(args, name) for name in names})
     print(
         json.dumps({"benchmark": "ppo", "peer": PEER, **result, "settings": settings}, indent=None if args.json else 1)
