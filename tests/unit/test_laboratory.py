@@ -50,6 +50,20 @@ def test_the_second_shipped_recipe_shares_its_start_with_the_first_and_has_the_r
     assert {method for method, _, _ in more.laboratory.policies.values()} >= {"ppo", "rloo", "dpo", "expert_iteration"}
 
 
+def test_the_recipe_for_the_place_of_the_peak_pairs_sizes_and_ensembles_over_enough_seeds():
+    sizes = pipeline.load("overoptimize_sizes")
+    assert len(sizes.seeds) >= 8
+    lab = sizes.laboratory
+    trained = {row: lab.rewards[more.reward or lab.base] for row, (_, _, more) in lab.policies.items()}
+    assert [trained[row].preferences for row in ("ppo-600", "ppo-2400", "ppo")] == [600, 2400, 9600]
+    assert {trained[row].epochs for row in ("ppo-600", "ppo-2400", "ppo")} == {None}  # equally many passes
+    for name in ("mean-of-3", "worst-of-3", "variance-of-3", "learned-mean-of-3"):
+        together, alone = lab.rewards[name], lab.rewards[str(lab.rewards[name].against)]
+        assert (together.preferences, together.epochs, together.labels) == (alone.preferences, alone.epochs, alone.labels)
+        members = {m.key for m in make.models_of(lab, name)}
+        assert members == {make.models_of(lab, str(lab.rewards[name].against), k)[0].key for k in range(3)}
+
+
 def test_a_calibrated_pool_brings_its_own_noise_unless_flips_are_asked_for(tmp_path):
     from farm.stages.asking import flip_of, noise_of
     from farm.stages.common import Run
