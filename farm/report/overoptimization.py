@@ -131,7 +131,7 @@ def _moved(s: Shift) -> str:
     return (
         f"{s.question} {s.name} against {s.against}: the gold peak is "
         f"{way('peak_gold', s.peak_gold, 'higher', 'lower', 'not measurably higher or lower')}, its KL "
-        f"{way('middle_kl', s.middle_kl, 'larger', 'smaller', 'not measurably different')} (of its highest point "
+        f"{way('arc_kl', s.arc_kl, 'larger', 'smaller', 'not measurably different')} (of its highest point "
         f"{interval(s.peak_kl)}), the fall after it "
         f"{way('fall', s.fall, 'deeper', 'shallower', 'not measurably different')}."
     )
@@ -164,12 +164,16 @@ def page(n: Numbers) -> Page:
 
 
 def _curves(n: Numbers) -> Section:
-    names = ("method", "x", "peak at", "KL there", "KL, middle of the top", "gold gain", "fall after it", "proxy gain")
+    names = ("method", "x", "peak at", "KL there", "KL, middle of the top", "KL, turn of the arc", "gold gain",
+             "fall after it", "proxy gain")  # fmt: skip
     peaks = Table(
         columns=tuple(map(Column, names)),
-        rows=tuple((p.method, p.x_name, p.x, p.kl, p.middle_kl, p.gain, p.fall, p.proxy_gain) for p in n.peaks),
-        note="Middle of the top = middle of the stretch where gold is within a tenth of its gain of the highest; less "
-        "noisy than the highest point where a curve is flat. "
+        rows=tuple(
+            (p.method, p.x_name, p.x, p.kl, p.middle_kl, p.arc_kl, p.gain, p.fall, p.proxy_gain) for p in n.peaks
+        ),
+        note="Three ways to say where a flat curve peaks: its highest point; the middle of the stretch where gold is "
+        "within a tenth of its gain of the highest; the turn of the parabola in \u221aKL fitted from the start until "
+        "gold has fallen as far below it as it had risen. The highest point is the noisiest. "
         "Gain = gold at the peak minus at the start, fall = at the peak minus at the end, both with the peak "
         "chosen on other instructions than it is measured on. KL in nats per sequence, proxy in standard deviations "
         "under SFT.",
@@ -232,13 +236,16 @@ def _shifts(n: Numbers) -> Section | None:
         columns=(
             Column("change"),
             Column("against"),
-            Column("KL of the middle of the top", signed=True),
+            Column("KL, turn of the arc", signed=True),
+            Column("KL, middle of the top", signed=True),
             Column("KL of the highest point", signed=True),
             Column("peak gold", signed=True),
             Column("gold at the end", signed=True),
             Column("fall", signed=True),
         ),
-        rows=tuple((s.name, s.against, s.middle_kl, s.peak_kl, s.peak_gold, s.end_gold, s.fall) for s in n.shifts),
+        rows=tuple(
+            (s.name, s.against, s.arc_kl, s.middle_kl, s.peak_kl, s.peak_gold, s.end_gold, s.fall) for s in n.shifts
+        ),
         note="Differences, paired by seed and instruction, with 95% intervals over both.",
     )
     svg = charts.shifts(n.shifts)
@@ -372,5 +379,5 @@ def terminal(n: Numbers) -> str:
     """A short table for the terminal: peak and fall of every method, then of every change."""
     lines = [f"{'method':<28}{'peak at KL':>22}{'gold gain':>24}{'fall':>24}"]
     for p in n.peaks:
-        lines.append(f"{p.method[:27]:<28}{interval(p.middle_kl):>22}{interval(p.gain):>24}{interval(p.fall):>24}")
+        lines.append(f"{p.method[:27]:<28}{interval(p.arc_kl):>22}{interval(p.gain):>24}{interval(p.fall):>24}")
     return "\n".join(lines)

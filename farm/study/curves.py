@@ -36,9 +36,10 @@ class Peak(Record):
     """Where the gold of one method peaks, over its seeds.
 
     ``x`` and ``kl`` are those of the highest point of every seed's mean curve, averaged; ``middle_kl`` is the KL of the
-    middle of the top (:func:`middles`), which is less noisy where the curve is flat; ``gain`` and ``fall`` (gold
-    at the peak minus at the start, and minus at the end) are cross-fitted: the peak is chosen on other instructions
-    than it is measured on, so that noise is not mistaken for a peak. ``proxy_gain`` is end minus start.
+    middle of the top (:func:`middles`), which is less noisy where the curve is flat, ``arc_kl`` that of the turn of a
+    parabola fitted to the curve (:func:`arcs`), less noisy still where the peak lies well inside; ``gain`` and
+    ``fall`` (gold at the peak minus at the start, and minus at the end) are cross-fitted: the peak is chosen on other
+    instructions than it is measured on, so that noise is not mistaken for a peak. ``proxy_gain`` is end minus start.
     """
 
     method: str
@@ -47,6 +48,7 @@ class Peak(Record):
     x: Estimate
     kl: Estimate
     middle_kl: Estimate
+    arc_kl: Estimate
     gain: Estimate
     fall: Estimate
     proxy_gain: Estimate
@@ -64,6 +66,7 @@ class Shift(Record):
     question: str
     peak_kl: Estimate
     middle_kl: Estimate
+    arc_kl: Estimate
     peak_gold: Estimate
     end_gold: Estimate
     fall: Estimate
@@ -161,9 +164,33 @@ def middles(gain: Array, d: Array) -> Array:
     return out
 
 
+def arcs(gain: Array, d: Array) -> Array:
+    """Where curves turn: the peak of the parabola d (alpha - beta d) through their start, fitted to the stretch from
+    there until gold has fallen as far below it as it had risen above. Shapes as in :func:`middles`.
+
+    That is Gao et al.'s law of best-of-n, which describes short curves of small policies as well as their law of RL
+    does, and is taken for all methods here, so that they compare; never beyond the last point that it was fitted to.
+    It uses every point of the stretch. Over planted curves its error is down to half of the middle's where the peak
+    lies well inside, as on those of trained policies, and about the same elsewhere (tests/unit/study/test_curves.py).
+    """
+    top = np.maximum(gain.max(axis=0), 0.0)
+    used = (np.cumsum(gain < -top, axis=0) == 0).astype(float)
+    x = d[:, None]
+    xx, xz, zz = ((used * x**k).sum(axis=0) for k in (2, 3, 4))
+    xy, zy = (used * x * gain).sum(axis=0), (used * x**2 * gain).sum(axis=0)
+    determinant = xx * zz - xz * xz
+    known = determinant > 1e-9 * np.maximum(xx * zz, 1e-300)
+    alpha = np.where(known, xy * zz - zy * xz, 0.0)
+    beta = np.where(known, xz * xy - zy * xx, 0.0)
+    last = (used * x).max(axis=0)
+    turn = np.where(beta > 0, np.maximum(alpha, 0.0) / (2 * np.where(beta > 0, beta, 1.0)), last)
+    out: Array = np.where(top <= 0, d[0], np.where(known, np.minimum(turn, last), d[gain.argmax(axis=0)]))
+    return out
+
+
 def peak_draws(curves: Sequence[PromptCurve], *, seed: int) -> Draws:
-    """x and KL of the highest gold, and KL of the middle of the top, with draws. Raises DataError where gold or KL was
-    not measured."""
+    """x and KL of the highest gold, KL of the middle of the top, and KL of the arc's turn, with draws. Raises DataError
+    where gold or KL was not measured."""
     places = []
     for c in curves:
         kls = [p.kl for p in c.curve.points]
@@ -173,7 +200,8 @@ def peak_draws(curves: Sequence[PromptCurve], *, seed: int) -> Draws:
 
     def statistic(k: int, means: Array) -> Array:
         d = np.maximum.accumulate(np.sqrt(places[k][:, 1]))
-        return np.vstack([places[k][means.argmax(axis=0)].T, middles(means - means[0], d) ** 2])
+        gain = means - means[0]
+        return np.vstack([places[k][means.argmax(axis=0)].T, middles(gain, d) ** 2, arcs(gain, d) ** 2])
 
     found = bootstrap([c.gold for c in curves if c.gold is not None], [c.prompts for c in curves], statistic, seed=seed)
     # Draws widened for few seeds can leave the axis; neither x nor KL is ever below zero.
@@ -192,6 +220,7 @@ def peak(curves: Sequence[PromptCurve], *, seed: int) -> Peak:
         x=at.estimate(0),
         kl=at.estimate(1),
         middle_kl=at.estimate(2),
+        arc_kl=at.estimate(3),
         gain=rise,
         fall=fall,
         proxy_gain=over_seeds([_table(c, c.proxy[-1] - c.proxy[0]) for c in curves], seed=seed),
@@ -226,7 +255,7 @@ def _moves(changed: Sequence[PromptCurve], base: Sequence[PromptCurve], seed: in
         rows["end_gold"].append(_table(a, a.gold[-1] - b.gold[-1]))
         rows["fall"].append(_table(a, fall - fall_b))
     moved = peak_draws(changed, seed=seed).minus(peak_draws(base, seed=seed))
-    places = {"peak_kl": moved.estimate(1), "middle_kl": moved.estimate(2)}
+    places = {"peak_kl": moved.estimate(1), "middle_kl": moved.estimate(2), "arc_kl": moved.estimate(3)}
     return {**places, **{what: over_seeds(tables, seed=seed) for what, tables in rows.items()}}
 
 

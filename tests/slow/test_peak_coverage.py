@@ -1,5 +1,5 @@
 """Where a flat curve peaks: over planted best-of-n curves, three seeds of 64 instructions each, the interval of the
-middle of the top covers the true middle as often as it says, and so does that of a paired shift."""
+middle of the top and that of the arc's turn cover the truth as often as they say, and so do those of paired shifts."""
 
 from __future__ import annotations
 
@@ -45,19 +45,22 @@ def covered(estimate, truth: float) -> bool:
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.15])
-def test_intervals_of_the_middle_and_of_its_shift_cover(spread):
+def test_intervals_of_the_place_of_the_peak_and_of_its_shift_cover(spread):
     """``spread``: how much training seeds differ in where they peak (d), on top of the noise of instructions."""
     random = np.random.default_rng(0)
     early, late = law(1.3, 0.3), law(1.8, 0.4)
-    hits = {"level": 0, "shift": 0}
+    hits = dict.fromkeys(("level", "shift", "turn", "shift of the turn"), 0)
     for k in range(CURVES):
         shared = [ROOT @ random.normal(size=(len(D), len(PROMPTS))) for _ in range(SEEDS)]
         off = spread * random.normal(size=(2, SEEDS))
         one = [measured(random, law(1.3 + off[0, s], 0.3), s, shared[s]) for s in range(SEEDS)]
         two = [measured(random, law(1.8 + off[1, s], 0.4), s, shared[s]) for s in range(SEEDS)]
-        hits["level"] += covered(curves.peak(one, seed=k).middle_kl, true_middle(early))
-        moved = curves.peak_draws(two, seed=k).minus(curves.peak_draws(one, seed=k)).estimate(2)
-        hits["shift"] += covered(moved, true_middle(late) - true_middle(early))
+        first, second = curves.peak_draws(one, seed=k), curves.peak_draws(two, seed=k)
+        moved = second.minus(first)
+        hits["level"] += covered(first.estimate(2), true_middle(early))
+        hits["shift"] += covered(moved.estimate(2), true_middle(late) - true_middle(early))
+        hits["turn"] += covered(first.estimate(3), 1.3**2)
+        hits["shift of the turn"] += covered(moved.estimate(3), 1.8**2 - 1.3**2)
     shares = {what: n / CURVES for what, n in hits.items()}
     print(shares)
     assert all(share >= 0.9 for share in shares.values()), shares

@@ -156,6 +156,26 @@ def test_the_middle_of_the_top_is_the_peak_of_an_even_curve_and_follows_pieces_e
     assert middle([0, 0, 0], [0, 1, 2]) == 0
 
 
+def arc(gain, d) -> float:
+    return float(curves.arcs(np.array(gain, dtype=float)[:, None], np.array(d, dtype=float))[0])
+
+
+def test_an_arc_turns_at_the_peak_of_its_parabola_and_a_collapse_far_behind_it_changes_nothing():
+    d = np.linspace(0, 2.4, 25)
+    whole = 1 - (d - 1.0) ** 2
+    assert arc(whole, d) == pytest.approx(1.0)
+    collapsed = np.where(np.arange(25) > 24 - 2, -9.0, whole)  # the stretch ends where gold is 1 below the start
+    assert arc(collapsed, d) == pytest.approx(1.0)
+    assert arc(np.r_[whole, 5.0], np.r_[d[:-1], 2.42, 3.0]) != pytest.approx(1.0)  # while it lasts every point counts
+    assert arc(d, d) == 2.4  # no turn: not beyond what was measured
+    assert arc(0.6 * d - 0.01 * d**2, d) == 2.4
+    assert arc([0, -1, -2], [0, 1, 2]) == 0  # never gains
+    assert arc([0, 0, 0], [0, 1, 2]) == 0
+    assert arc([0, 1, -3], [0, 1, 2]) == 1  # one point cannot carry a parabola
+    many = curves.arcs(np.stack([whole, d, -d], axis=1), d)
+    assert many == pytest.approx([1.0, 2.4, 0.0])
+
+
 def test_the_middle_of_the_top_is_less_noisy_than_the_highest_point():
     """A flat best-of-n curve: each instruction's own smooth wander, and 64 instructions."""
     random = np.random.default_rng(0)
@@ -169,3 +189,25 @@ def test_the_middle_of_the_top_is_less_noisy_than_the_highest_point():
         highest, middle_ = d[means.argmax(axis=0)], curves.middles(means, d)
         assert np.mean((middle_ - peak) ** 2) < 0.8 * np.mean((highest - peak) ** 2)
         assert abs(middle_.mean() - peak) < 0.12
+
+
+def test_the_turn_of_the_arc_is_less_noisy_than_both_where_a_curve_goes_on_well_beyond_its_peak():
+    """KL at the steps of a shipped PPO run, 512 instructions."""
+    random = np.random.default_rng(0)
+    d = np.sqrt([0, 0.1, 0.5, 1, 1.9, 2.6, 3.4, 3.9, 4.4, 4.7, 5.3, 6.0, 7.3, 9.1])
+    near = np.minimum(d, 2)[:, None] * np.minimum(d, 2) * np.exp(-0.5 * ((d[:, None] - d) / 0.8) ** 2)
+    root = np.linalg.cholesky(0.25 * near + 1e-9 * np.eye(len(d)))
+    for peak in (1.0, 1.4):
+        true = 0.17 * (2 * d / peak - (d / peak) ** 2)
+        means = true[:, None] + root @ random.normal(size=(len(d), 1000)) / np.sqrt(512)
+        means[0] = 0
+        errors = {
+            name: np.sqrt(np.mean((found - peak) ** 2))
+            for name, found in (
+                ("highest", d[means.argmax(axis=0)]),
+                ("middle", curves.middles(means, d)),
+                ("turn", curves.arcs(means, d)),
+            )
+        }
+        assert errors["turn"] < 0.7 * errors["middle"] < 0.7 * errors["highest"]
+        assert abs(curves.arcs(means, d).mean() - peak) < 0.02
