@@ -22,7 +22,7 @@ from farm.stages.laboratory import make, measure
 from farm.stages.laboratory.bench import Bench, reward_keys
 from farm.stages.laboratory.conclude import conclude
 from farm.stages.laboratory.make import Model, models_of, tell
-from farm.stages.laboratory.settings import Laboratory
+from farm.stages.laboratory.settings import HUMANS, Laboratory
 
 if TYPE_CHECKING:
     from farm.report.overoptimization import Numbers
@@ -43,11 +43,14 @@ def run(study: Recipe, folder: Path, reuse: bool = True) -> Numbers:
     if study.reward.members != 1:
         raise RecipeError("reward.members: in a laboratory give each of laboratory.rewards its own members")
     cross = study.laboratory.crossing
-    if cross and cross.independent == measure.HUMANS and study.data.world != "offline":
+    if cross and cross.independent == HUMANS and study.data.world != "offline":
         raise RecipeError(
             "laboratory.crossing.independent: simulated humans live in the offline world only; name a pool of judges "
             "other than those that label"
         )
+    people = [name for name, how in study.laboratory.labels.items() if how.pool == HUMANS]
+    if people and study.data.world != "offline":
+        raise RecipeError(f"laboratory.labels.{people[0]}.pool: simulated humans live in the offline world only")
     folder = folder.resolve()
     beside = [p.parent for p in sorted(folder.parent.glob("*/manifest.json")) if p.parent != folder] if reuse else []
     with runs.locked(folder), workers.pool(study.compute.jobs, study.compute.threads) as each:

@@ -92,6 +92,7 @@ def test_transforms_are_left_to_policies(tmp_path):
         ("  rewards: {a: {labels: loud}}", "there is no 'loud'"),
         ("  rewards: {a: {}}\n  ensemble: a", "disagreement needs two"),
         ("  rewards: {a: {}, b: {refresh: a}, c: {refresh: b}}", "cannot itself be refreshed"),
+        ("  rewards: {a: {}}\n  labels: {x: {pool: humans, flip: 0.1}}", "bring their own noise"),
         ("  rewards: {a: {}}\n  policies: {p: {method: ppo, stepz: 3}}", "did you mean 'steps'"),
         ("  rewards: {a: {}}\n  policies: {p: {method: ppo, questions: x}}", "laboratory.policies.p"),
         ("  rewards: {a: {}}\n  gold: {pool: farm13, reward_model: x}", "one place"),
@@ -104,6 +105,50 @@ def test_mistakes_are_named(tmp_path, section, words):
     with pytest.raises(RecipeError) as e:
         load(tmp_path, section)
     assert words in str(e.value)
+
+
+def test_simulated_people_label_in_the_offline_world_only(tmp_path):
+    from farm import laboratory
+
+    path = tmp_path / "lab.yaml"
+    data = "name: x\ndata: {path: x.json, eval_path: y.json, eval_set: mine}\n"
+    path.write_text(data + "laboratory:\n  labels: {p: {pool: humans}}\n  rewards: {a: {labels: p}}\n")
+    study = pipeline.load(path)
+    with pytest.raises(RecipeError, match=r"labels\.p\.pool: simulated humans"):
+        laboratory.run(study, tmp_path / "run")
+
+
+def test_labels_by_simulated_people_are_their_votes_and_are_cached(tmp_path):
+    from farm import records, runs
+    from farm.records import Instruction, Pair
+    from farm.stages.common import Run
+    from farm.world.instructions import training
+    from farm.world.raters import human_judgements
+
+    asked: list[Instruction] = training()["preference"][:40]
+    drawn = [[Response.make(i.id, t, "sft", k, n_tokens=9) for k, t in enumerate((i.output, "no"))] for i in asked]
+    folder = tmp_path / "2-sample"
+    folder.mkdir()
+    records.write(folder / "pairs.jsonl", [Pair.of(*two) for two in drawn])
+    records.write(folder / "responses.jsonl", [r for two in drawn for r in two])
+    (tmp_path / "data").mkdir()
+    records.write(tmp_path / "data" / "preference.jsonl", asked)
+    path = tmp_path / "lab.yaml"
+    path.write_text(HEAD + "laboratory:\n  labels: {p: {pool: humans, per_pair: 3}}\n  rewards: {a: {labels: p}}\n")
+    study = pipeline.load(path)
+    made = {"sample": runs.Step(folder, "s", 0, 0, True), "data": runs.Step(tmp_path / "data", "d", 0, 0, True)}
+    step = make.labels(Run(tmp_path, study), 5, made, study.laboratory, "p")
+    votes = human_judgements(
+        [Pair.of(*two) for two in drawn], records.by_id(asked), records.by_id([r for two in drawn for r in two]), 3, 5
+    )
+    rows = records.read(step.file("preferences.jsonl"), Preference)
+    assert [p.pair_id for p in rows] == [Pair.of(*two).id for two in drawn]
+    for row in rows:
+        mine = [v.winner_id for v in votes if v.pair_id == row.pair_id]
+        assert row.winner_id == max(set(mine), key=mine.count)
+    wins = sum(p.winner_id == two[0].id for p, two in zip(rows, drawn, strict=True))
+    assert wins > 30  # people prefer an answer to none
+    assert not make.labels(Run(tmp_path, study), 5, made, study.laboratory, "p").fresh
 
 
 def test_a_recipe_without_a_laboratory_is_refused(tmp_path):

@@ -17,8 +17,8 @@ from farm.records import Instruction, Pair, Preference, Response, Sampling
 from farm.runs import Step
 from farm.seeds import key
 from farm.stages.common import SFT, Made, Run, adapted, gold, new_task, settings_of, split, usable
-from farm.stages.judge import annotate
-from farm.stages.laboratory.settings import Laboratory, Reward, Trunk
+from farm.stages.judge import annotate, to_label
+from farm.stages.laboratory.settings import HUMANS, Laboratory, Reward, Trunk
 from farm.stages.train import sft
 
 PURPOSE = "laboratory pool"
@@ -90,7 +90,29 @@ def trunk_sft(run: Run, seed: int, made: Made, trunk: Trunk) -> Step:
 
 def labels(run: Run, seed: int, made: Made, lab: Laboratory, name: str) -> Step:
     """The sampled pairs labelled as ``labels.<name>`` says; '' is the recipe's own way."""
-    return annotate(_labelling(run, lab, name), seed, made, f"3-annotate/{name}" if name else "3-annotate")
+    return _labelled(run, seed, made, lab, name, f"3-annotate/{name}" if name else "3-annotate")
+
+
+def _labelled(run: Run, seed: int, made: Made, lab: Laboratory, name: str, folder: str) -> Step:
+    if name and lab.labels[name].pool == HUMANS:
+        return _by_people(run, seed, made, lab.labels[name].per_pair or 1, folder)
+    return annotate(_labelling(run, lab, name), seed, made, folder)
+
+
+def _by_people(run: Run, seed: int, made: Made, votes: int, name: str) -> Step:
+    """The sampled pairs labelled by the majority of ``votes`` simulated people each: tastes that scatter around gold
+    and share no liking but that for length, where the annotators share several."""
+
+    def work(folder: Any) -> None:
+        from farm.annotate.noise import settle
+        from farm.world.raters import human_judgements
+
+        pairs, instructions, responses = to_label(made)
+        judgements = human_judgements(pairs, instructions, responses, votes, seed)
+        records.write(folder / "judgements.jsonl", judgements)
+        records.write(folder / "preferences.jsonl", settle(judgements, pairs, seed=seed))
+
+    return runs.perform(run.step(f"{name}/seed-{seed}"), settings_of(run, seed, HUMANS, votes), [made["sample"]], work)
 
 
 def _labelling(run: Run, lab: Laboratory, name: str) -> Run:
@@ -142,8 +164,7 @@ def refreshed_pairs(run: Run, seed: int, made: Made, model: Model, source: Step)
 
 def refreshed_labels(run: Run, seed: int, made: Made, lab: Laboratory, model: Model, pairs: Step) -> Step:
     """The refreshed pairs, labelled like the others."""
-    again = _labelling(run, lab, model.labels)
-    return annotate(again, seed, {**made, "sample": pairs}, f"3-annotate/{model.key}")
+    return _labelled(run, seed, {**made, "sample": pairs}, lab, model.labels, f"3-annotate/{model.key}")
 
 
 def reward_model(

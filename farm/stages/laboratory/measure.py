@@ -17,9 +17,8 @@ from farm.seeds import rng
 from farm.stages.common import REFERENCE, Made, Run, settings_of, split
 from farm.stages.judge import judged, pool_fingerprint
 from farm.stages.laboratory.make import repeated
-from farm.stages.laboratory.settings import Laboratory, Reward
+from farm.stages.laboratory.settings import HUMANS, Laboratory, Reward
 
-HUMANS = "humans"
 POLICY = "policy:"  # keys of a seed's finished steps
 
 

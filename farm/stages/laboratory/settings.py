@@ -16,13 +16,23 @@ class Pool(Settings):
     instructions: int = Field(64, ge=8)
 
 
+HUMANS = "humans"  # in the place of a pool's name: the simulated people of the offline world
+
+
 class Labels(Settings):
     """A way to label the sampled pairs. What is left out is as in the section ``annotate``, but a calibrated ``pool``
-    brings its own noise unless ``flip`` is said here."""
+    brings its own noise unless ``flip`` is said here, and the simulated people (``pool: humans``, ``per_pair`` of them
+    on every pair, 1 by default) always do."""
 
     pool: str | None = None
     flip: float | None = Field(None, ge=0, le=0.5)
     per_pair: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _own_noise(self) -> Labels:
+        if self.pool == HUMANS and self.flip is not None:
+            raise ValueError("flip: the simulated people bring their own noise, leave it out")
+        return self
 
 
 class Trunk(Settings):
@@ -79,7 +89,7 @@ class Cross(Settings):
     single: str
     population_policy: str | None = None
     single_policy: str | None = None
-    independent: str = "humans"
+    independent: str = HUMANS
     draws: int = Field(2, ge=1)
     votes: int = Field(3, ge=1)
     instructions: int = Field(64, ge=8)
