@@ -28,7 +28,9 @@ reward: {{optim: {{lr: 0.002, epochs: 1, batch: 16}}}}
 laboratory:
   pool: {{n: 32, instructions: 12}}
   curve_instructions: 20
-  labels: {{clean: {{flip: 0}}, single: {{pool: single, flip: 0}}, calibrated: {{pool: farm13_calibrated}}}}
+  labels:
+    {{clean: {{flip: 0}}, single: {{pool: single, flip: 0}}, calibrated: {{pool: farm13_calibrated}},
+     people: {{pool: humans}}}}
   rewards:
     base: {{preferences: 150, replicates: 2}}
     fewer: {{preferences: {fewer}, epochs: 2, question: "Fewer preferences:"}}
@@ -44,6 +46,7 @@ laboratory:
     clipped: {{preferences: 150, transform: clip, clip: 0.5}}
     quantile: {{preferences: 150, transform: quantile}}
     calibrated: {{labels: calibrated, preferences: 150}}
+    people: {{labels: people, preferences: 150}}
   second: other-half
   ensemble: mean-of-2
   policies:
@@ -98,7 +101,16 @@ def test_everything_is_there(whole):
     found = json.loads(numbers(folder / "lab"))
     assert "best-of-n: base" in out
     drawn = {b["method"] for b in found["bands"]}
-    assert drawn >= {"best-of-n: apart", "best-of-n: calibrated", "ppo", "ppo-quantile", "dpo", "rloo", "expert"}
+    assert drawn >= {
+        "best-of-n: apart",
+        "best-of-n: calibrated",
+        "best-of-n: people",
+        "ppo",
+        "ppo-quantile",
+        "dpo",
+        "rloo",
+        "expert",
+    }
     assert not drawn & {"best-of-n: bounded", "best-of-n: clipped", "best-of-n: quantile"}
     proxies = {m: [b["proxy"]["value"] for b in found["bands"] if b["method"] == m] for m in drawn}
     assert all(0 <= v <= 1 for m in ("ppo-bounded", "ppo-quantile") for v in proxies[m])
