@@ -23,7 +23,15 @@ class Writer:
 
     async def sent(self, call: Call) -> int | None:
         """Write a call down before it is sent; its attempt id, or None where the budget does not hold it."""
-        return await self._put(call)
+        written = self._put(call)
+        try:
+            return await written
+        except asyncio.CancelledError:
+            # Cancelled between the commit and hearing of it: the writer takes the call for one that was sent.
+            told = written.done() and not written.cancelled() and not written.exception()
+            if told and (attempt := written.result()) is not None:
+                self.note(End(attempt, call.key, None, "unsent", "the run ended before it was sent"))
+            raise
 
     async def ended(self, end: End) -> None:
         await self._put(end)
