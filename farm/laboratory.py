@@ -18,11 +18,11 @@ from farm.errors import RecipeError
 from farm.recipe import Recipe
 from farm.runs import Step
 from farm.stages import Made, Run
-from farm.stages.laboratory import make, measure
+from farm.stages.laboratory import labels, make, measure
 from farm.stages.laboratory.bench import Bench, reward_keys
 from farm.stages.laboratory.conclude import conclude
 from farm.stages.laboratory.make import Model, models_of, tell
-from farm.stages.laboratory.settings import HUMANS, Laboratory
+from farm.stages.laboratory.settings import GOLD, HUMANS, Laboratory
 
 if TYPE_CHECKING:
     from farm.report.overoptimization import Numbers
@@ -51,6 +51,12 @@ def run(study: Recipe, folder: Path, reuse: bool = True) -> Numbers:
     people = [name for name, how in study.laboratory.labels.items() if how.pool == HUMANS]
     if people and study.data.world != "offline":
         raise RecipeError(f"laboratory.labels.{people[0]}.pool: simulated humans live in the offline world only")
+    true = [name for name, how in study.laboratory.labels.items() if how.pool == GOLD]
+    if true and study.data.world != "offline" and study.laboratory.gold.reward_model is None:
+        raise RecipeError(
+            f"laboratory.labels.{true[0]}.pool: nobody knows gold here; give laboratory.gold.reward_model, or name a "
+            "pool of judges"
+        )
     folder = folder.resolve()
     beside = [p.parent for p in sorted(folder.parent.glob("*/manifest.json")) if p.parent != folder] if reuse else []
     with runs.locked(folder), workers.pool(study.compute.jobs, study.compute.threads) as each:
@@ -99,7 +105,7 @@ class _Line:
 
         # 3. The pairs labelled in every way that a reward asks for.
         names = list(dict.fromkeys(m.labels for m in models))
-        self.do("labels", [(s, f"labels:{name}", make.labels, (lab, name)) for s in made for name in names])
+        self.do("labels", [(s, f"labels:{name}", labels.labels, (lab, name)) for s in made for name in names])
 
         # 4. Reward models; those with refreshed labels after the ones that choose their pairs; averages of members.
         self.do("rewards", [self._train(s, m) for s in made for m in models if not m.refreshed])
@@ -145,11 +151,11 @@ class _Line:
         each = [(s, m) for s in self.made for m in models]
         chosen = {m.key: m.refreshed.key for m in models if m.refreshed}
         pairs: list[Task] = [
-            (s, f"pairs:{m.key}", make.refreshed_pairs, (m, self.made[s][f"model:{chosen[m.key]}"])) for s, m in each
+            (s, f"pairs:{m.key}", labels.refreshed_pairs, (m, self.made[s][f"model:{chosen[m.key]}"])) for s, m in each
         ]
         self.do("refreshed pairs", pairs)
         asked: list[Task] = [
-            (s, f"labels:{m.key}", make.refreshed_labels, (self.lab, m, self.made[s][f"pairs:{m.key}"]))
+            (s, f"labels:{m.key}", labels.refreshed_labels, (self.lab, m, self.made[s][f"pairs:{m.key}"]))
             for s, m in each
         ]
         self.do("refreshed labels", asked)
@@ -169,7 +175,9 @@ class _Line:
             for s in self.made
         ]
         if gold := self.lab.gold.reward_model:
-            tasks += [(s, "scores:gold", measure.scores, ("gold", gold, _print(gold))) for s in self.made]
+            tasks += [
+                (s, "scores:gold", measure.scores, ("gold", gold, labels.model_fingerprint(gold))) for s in self.made
+            ]
         return tasks
 
     def _watched(self) -> list[str]:
@@ -214,8 +222,3 @@ class _Line:
 def _borrowing(root: Path, lenders: Sequence[Path], function: Callable[..., Step], arguments: tuple[Any, ...]) -> Step:
     with runs.borrowing(root, lenders):
         return function(*arguments)
-
-
-def _print(model: str) -> str:
-    path = Path(model)
-    return runs.file_fingerprint(path) if path.exists() else model

@@ -8,7 +8,7 @@ import pytest
 from farm import pipeline
 from farm.errors import DataError, RecipeError
 from farm.records import Preference, Response
-from farm.stages.laboratory import make, measure
+from farm.stages.laboratory import labels, make, measure
 from farm.stages.laboratory.settings import Laboratory, Reward
 from farm.study.best_of_n import best_of_n_curve
 
@@ -74,7 +74,7 @@ def test_a_calibrated_pool_brings_its_own_noise_unless_flips_are_asked_for(tmp_p
         "flips: {pool: farm13_calibrated, flip: 0.2}, single: {pool: single}}\n"
     )
     study = pipeline.load(path)
-    runs = {n: make._labelling(Run(tmp_path, study), study.laboratory, n) for n in ("", "own", "flips", "single")}
+    runs = {n: labels._labelling(Run(tmp_path, study), study.laboratory, n) for n in ("", "own", "flips", "single")}
     assert {name: flip_of(run) for name, run in runs.items()} == {"": 0.1, "own": 0.0, "flips": 0.2, "single": 0.1}
     assert [name for name, run in runs.items() if noise_of(run)] == ["own"]
 
@@ -93,6 +93,11 @@ def test_transforms_are_left_to_policies(tmp_path):
         ("  rewards: {a: {}}\n  ensemble: a", "disagreement needs two"),
         ("  rewards: {a: {}, b: {refresh: a}, c: {refresh: b}}", "cannot itself be refreshed"),
         ("  rewards: {a: {}}\n  labels: {x: {pool: humans, flip: 0.1}}", "bring their own noise"),
+        ("  rewards: {a: {}}\n  labels: {x: {pool: gold, per_pair: 3}}", "gold says the same every time"),
+        (
+            "  rewards: {a: {}, b: {labels: x}}\n  labels: {x: {pool: gold}}\n  crossing: {population: a, single: b}",
+            "gold labelled 'b'",
+        ),
         ("  rewards: {a: {}}\n  policies: {p: {method: ppo, stepz: 3}}", "did you mean 'steps'"),
         ("  rewards: {a: {}}\n  policies: {p: {method: ppo, questions: x}}", "laboratory.policies.p"),
         ("  rewards: {a: {}}\n  gold: {pool: farm13, reward_model: x}", "one place"),
@@ -107,26 +112,30 @@ def test_mistakes_are_named(tmp_path, section, words):
     assert words in str(e.value)
 
 
-def test_simulated_people_label_in_the_offline_world_only(tmp_path):
+@pytest.mark.parametrize(
+    ("who", "words"),
+    [("humans", r"labels\.p\.pool: simulated humans"), ("gold", r"labels\.p\.pool: nobody knows gold")],
+)
+def test_labels_of_people_and_of_gold_need_the_offline_world(tmp_path, who, words):
     from farm import laboratory
 
     path = tmp_path / "lab.yaml"
     data = "name: x\ndata: {path: x.json, eval_path: y.json, eval_set: mine}\n"
-    path.write_text(data + "laboratory:\n  labels: {p: {pool: humans}}\n  rewards: {a: {labels: p}}\n")
+    path.write_text(data + f"laboratory:\n  labels: {{p: {{pool: {who}}}}}\n  rewards: {{a: {{labels: p}}}}\n")
     study = pipeline.load(path)
-    with pytest.raises(RecipeError, match=r"labels\.p\.pool: simulated humans"):
+    with pytest.raises(RecipeError, match=words):
         laboratory.run(study, tmp_path / "run")
 
 
-def test_labels_by_simulated_people_are_their_votes_and_are_cached(tmp_path):
+def sampled(tmp_path, texts, how, more=""):
+    """Forty instructions with two responses each (``texts`` of an instruction), and a recipe that labels as ``how``."""
     from farm import records, runs
     from farm.records import Instruction, Pair
     from farm.stages.common import Run
     from farm.world.instructions import training
-    from farm.world.raters import human_judgements
 
     asked: list[Instruction] = training()["preference"][:40]
-    drawn = [[Response.make(i.id, t, "sft", k, n_tokens=9) for k, t in enumerate((i.output, "no"))] for i in asked]
+    drawn = [[Response.make(i.id, t, "sft", k, n_tokens=9) for k, t in enumerate(texts(i))] for i in asked]
     folder = tmp_path / "2-sample"
     folder.mkdir()
     records.write(folder / "pairs.jsonl", [Pair.of(*two) for two in drawn])
@@ -134,10 +143,19 @@ def test_labels_by_simulated_people_are_their_votes_and_are_cached(tmp_path):
     (tmp_path / "data").mkdir()
     records.write(tmp_path / "data" / "preference.jsonl", asked)
     path = tmp_path / "lab.yaml"
-    path.write_text(HEAD + "laboratory:\n  labels: {p: {pool: humans, per_pair: 3}}\n  rewards: {a: {labels: p}}\n")
+    path.write_text(HEAD + f"laboratory:\n  labels: {{p: {how}}}\n  rewards: {{a: {{labels: p}}}}\n{more}")
     study = pipeline.load(path)
     made = {"sample": runs.Step(folder, "s", 0, 0, True), "data": runs.Step(tmp_path / "data", "d", 0, 0, True)}
-    step = make.labels(Run(tmp_path, study), 5, made, study.laboratory, "p")
+    return asked, drawn, lambda: labels.labels(Run(tmp_path, study), 5, made, study.laboratory, "p")
+
+
+def test_labels_by_simulated_people_are_their_votes_and_are_cached(tmp_path):
+    from farm import records
+    from farm.records import Pair
+    from farm.world.raters import human_judgements
+
+    asked, drawn, label = sampled(tmp_path, lambda i: (i.output, "no"), "{pool: humans, per_pair: 3}")
+    step = label()
     votes = human_judgements(
         [Pair.of(*two) for two in drawn], records.by_id(asked), records.by_id([r for two in drawn for r in two]), 3, 5
     )
@@ -148,7 +166,51 @@ def test_labels_by_simulated_people_are_their_votes_and_are_cached(tmp_path):
         assert row.winner_id == max(set(mine), key=mine.count)
     wins = sum(p.winner_id == two[0].id for p, two in zip(rows, drawn, strict=True))
     assert wins > 30  # people prefer an answer to none
-    assert not make.labels(Run(tmp_path, study), 5, made, study.laboratory, "p").fresh
+    assert not label().fresh
+
+
+def test_labels_by_gold_are_its_order_with_ties_and_the_flips_asked_for(tmp_path):
+    from farm import records
+    from farm.world.gold import gold
+
+    def texts(i):
+        return i.output, ("No." if int(i.id[-1], 16) % 4 else i.output + " ")  # a quarter: the same words again
+
+    asked, drawn, label = sampled(tmp_path, texts, "{pool: gold}")
+    rows = records.read(label().file("preferences.jsonl"), Preference)
+    assert all(p.origin == "gold" and not p.flipped for p in rows)
+    for row, i, two in zip(rows, asked, drawn, strict=True):
+        values = {r.id: gold(i, r.text) for r in two}
+        if len(set(values.values())) == 1:
+            assert row.winner_id is None
+            assert row.probability == 0.5
+        else:
+            assert row.winner_id == max(values, key=lambda r: values[r])
+    assert 5 < sum(p.winner_id is None for p in rows) < 20
+    assert not label().fresh
+    (tmp_path / "again").mkdir()
+    *_, flipping = sampled(tmp_path / "again", texts, "{pool: gold, flip: 0.25}")
+    turned = records.read(flipping().file("preferences.jsonl"), Preference)
+    assert 2 < sum(p.flipped for p in turned) < 15  # of about 30 that have a winner
+    for now, before in zip(turned, rows, strict=True):
+        assert now.winner_id == (before.loser_id if now.flipped else before.winner_id)
+
+
+def test_labels_by_a_gold_reward_model_follow_its_scores(tmp_path, monkeypatch):
+    """Where a held-out reward model stands for gold, gold's labels are in the order of its scores."""
+    from types import SimpleNamespace
+
+    from farm import records
+    from farm.reward import ensemble
+
+    def shortest(instructions, responses):
+        return [-float(len(r.text)) for r in responses]
+
+    monkeypatch.setattr(ensemble, "load_reward", lambda model: SimpleNamespace(score=shortest))
+    more = "  gold: {reward_model: somewhere/else}\n"
+    _, drawn, label = sampled(tmp_path, lambda i: (i.output, "no"), "{pool: gold}", more)
+    rows = records.read(label().file("preferences.jsonl"), Preference)
+    assert [p.winner_id for p in rows] == [two[1].id for two in drawn]
 
 
 def test_a_recipe_without_a_laboratory_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""Steps of the laboratory that make things: labels, reward models, the sampled pool, policies.
+"""Steps of the laboratory that make things: reward models, the sampled pool, policies (labels: ``labels``).
 
 All variants of one seed share the SFT policy, its samples and the judges' answers; a reward model is trained once for
 all rewards that use it.
@@ -13,12 +13,11 @@ from typing import Any
 from farm import records, runs
 from farm.errors import DataError
 from farm.progress import Progress, say
-from farm.records import Instruction, Pair, Preference, Response, Sampling
+from farm.records import Instruction, Preference, Response, Sampling
 from farm.runs import Step
 from farm.seeds import key
 from farm.stages.common import SFT, Made, Run, adapted, gold, new_task, settings_of, split, usable
-from farm.stages.judge import annotate, to_label
-from farm.stages.laboratory.settings import HUMANS, Laboratory, Reward, Trunk
+from farm.stages.laboratory.settings import Laboratory, Reward, Trunk
 from farm.stages.train import sft
 
 PURPOSE = "laboratory pool"
@@ -86,85 +85,6 @@ def trunk_name(trunk: Trunk) -> str:
 def trunk_sft(run: Run, seed: int, made: Made, trunk: Trunk) -> Step:
     """An SFT policy of another size, for reward models to start from."""
     return sft(_trunk_run(run, trunk), seed, made, f"1-sft/{trunk_name(trunk)}")
-
-
-def labels(run: Run, seed: int, made: Made, lab: Laboratory, name: str) -> Step:
-    """The sampled pairs labelled as ``labels.<name>`` says; '' is the recipe's own way."""
-    return _labelled(run, seed, made, lab, name, f"3-annotate/{name}" if name else "3-annotate")
-
-
-def _labelled(run: Run, seed: int, made: Made, lab: Laboratory, name: str, folder: str) -> Step:
-    if name and lab.labels[name].pool == HUMANS:
-        return _by_people(run, seed, made, lab.labels[name].per_pair or 1, folder)
-    return annotate(_labelling(run, lab, name), seed, made, folder)
-
-
-def _by_people(run: Run, seed: int, made: Made, votes: int, name: str) -> Step:
-    """The sampled pairs labelled by the majority of ``votes`` simulated people each: tastes that scatter around gold
-    and share no liking but that for length, where the annotators share several."""
-
-    def work(folder: Any) -> None:
-        from farm.annotate.noise import settle
-        from farm.world.raters import human_judgements
-
-        pairs, instructions, responses = to_label(made)
-        judgements = human_judgements(pairs, instructions, responses, votes, seed)
-        records.write(folder / "judgements.jsonl", judgements)
-        records.write(folder / "preferences.jsonl", settle(judgements, pairs, seed=seed))
-
-    return runs.perform(run.step(f"{name}/seed-{seed}"), settings_of(run, seed, HUMANS, votes), [made["sample"]], work)
-
-
-def _labelling(run: Run, lab: Laboratory, name: str) -> Run:
-    """The run with its section ``annotate`` changed as ``labels.<name>`` says. A calibrated pool brings its own noise
-    in the place of the section's uniform flips."""
-    if not name:
-        return run
-    changes: dict[str, Any] = lab.labels[name].model_dump(exclude_none=True)
-    if "pool" in changes and "flip" not in changes:
-        from farm.annotate.pool import load_pool
-
-        if load_pool(changes["pool"]).calibration is not None:
-            changes["flip"] = None
-    asked = run.recipe.annotate.model_copy(update=changes)
-    return replace(run, recipe=run.recipe.model_copy(update={"annotate": asked}))
-
-
-def refreshed_pairs(run: Run, seed: int, made: Made, model: Model, source: Step) -> Step:
-    """``pairs.jsonl``: for the second half of the model's instructions, the two different samples that the first
-    reward model likes best: what a policy optimised against it would write. ``responses.jsonl``: those samples."""
-    assert model.refreshed is not None
-
-    def work(folder: Any) -> None:
-        from farm.reward.model import RewardModel
-
-        score = RewardModel.load(source.file("model")).score
-        pairs = records.read(made["sample"].file("pairs.jsonl"), Pair)
-        first, count = model.first, model.count or len(pairs) - model.first
-        wanted = {p.instruction_id for p in pairs[first + count // 2 : first + count]}
-        responses = [
-            r for r in records.read(made["sample"].file("responses.jsonl"), Response) if r.instruction_id in wanted
-        ]
-        asked = records.by_id(split(made, "preference"))
-        values = score([asked[r.instruction_id] for r in responses], responses)
-        ranked: dict[str, dict[str, tuple[float, Response]]] = {}
-        for r, v in zip(responses, values, strict=True):
-            ranked.setdefault(r.instruction_id, {}).setdefault(r.text, (v, r))
-        chosen = []
-        for options in ranked.values():
-            best = sorted(options.values(), key=lambda option: (-option[0], option[1].id))[:2]
-            if len(best) == 2:
-                chosen.append(Pair.of(best[0][1], best[1][1]))
-        records.write(folder / "pairs.jsonl", chosen)
-        records.write(folder / "responses.jsonl", responses)
-
-    settings = settings_of(run, seed, {"first": model.first, "count": model.count})
-    return runs.perform(run.step(f"2-sample/{model.key}/seed-{seed}"), settings, [made["sample"], source], work)
-
-
-def refreshed_labels(run: Run, seed: int, made: Made, lab: Laboratory, model: Model, pairs: Step) -> Step:
-    """The refreshed pairs, labelled like the others."""
-    return _labelled(run, seed, {**made, "sample": pairs}, lab, model.labels, f"3-annotate/{model.key}")
 
 
 def reward_model(

@@ -17,12 +17,14 @@ class Pool(Settings):
 
 
 HUMANS = "humans"  # in the place of a pool's name: the simulated people of the offline world
+GOLD = "gold"  # likewise: gold itself, as Gao et al. (2023) label
 
 
 class Labels(Settings):
     """A way to label the sampled pairs. What is left out is as in the section ``annotate``, but a calibrated ``pool``
     brings its own noise unless ``flip`` is said here, and the simulated people (``pool: humans``, ``per_pair`` of them
-    on every pair, 1 by default) always do."""
+    on every pair, 1 by default) always do. ``pool: gold``: the response with more gold wins, and a share ``flip`` (0 by
+    default) of the labels is turned round."""
 
     pool: str | None = None
     flip: float | None = Field(None, ge=0, le=0.5)
@@ -32,6 +34,8 @@ class Labels(Settings):
     def _own_noise(self) -> Labels:
         if self.pool == HUMANS and self.flip is not None:
             raise ValueError("flip: the simulated people bring their own noise, leave it out")
+        if self.pool == GOLD and self.per_pair is not None:
+            raise ValueError("per_pair: gold says the same every time, leave it out")
         return self
 
 
@@ -152,6 +156,9 @@ class Laboratory(Settings):
         for where, name_, known in wanted:
             if name_ is not None and name_ not in known:
                 raise ValueError(f"{where}: there is no '{name_}'; there are {', '.join(sorted(known)) or 'none'}")
+        for reward in (self.crossing.population, self.crossing.single) if self.crossing else ():
+            if self.labels.get(self.rewards[reward].labels, Labels()).pool == GOLD:
+                raise ValueError(f"crossing: gold labelled '{reward}', and there is no judge with gold's eyes")
         mixed = [n for n, r in self.rewards.items() if r.starts == "other" and (r.combine == "weights" or r.trunk)]
         if mixed:
             raise ValueError(f"rewards.{mixed[0]}: weights of other starts or sizes cannot be averaged or exchanged")
