@@ -196,6 +196,30 @@ def test_labels_by_gold_are_its_order_with_ties_and_the_flips_asked_for(tmp_path
         assert now.winner_id == (before.loser_id if now.flipped else before.winner_id)
 
 
+def test_a_reward_is_trained_with_its_own_passes_and_rate_or_those_of_the_recipe(tmp_path, monkeypatch):
+    from farm import runs
+    from farm.reward import train
+    from farm.stages.common import Run
+
+    folder = tmp_path / "step"
+    folder.mkdir()
+    for name in ("preferences.jsonl", "responses.jsonl", "preference.jsonl"):
+        (folder / name).write_text("")
+    path = tmp_path / "lab.yaml"
+    rewards = "{a: {}, b: {epochs: 4, lr: 0.5}}"
+    path.write_text(HEAD + f"reward: {{optim: {{lr: 0.25, epochs: 2}}}}\nlaboratory: {{rewards: {rewards}}}\n")
+    study = pipeline.load(path)
+    step = runs.Step(folder, "s", 0, 0, True)
+    monkeypatch.setattr(make, "_share", lambda preferences, model: preferences)
+    seen = []
+    monkeypatch.setattr(train, "train_reward", lambda *args, **named: seen.append(args[4].optim))
+    a, b = make.all_models(study.laboratory)
+    for model in (a, b):
+        make.reward_model(Run(tmp_path, study), 0, {"sample": step, "data": step}, model, step, step)
+    assert [(o.lr, o.epochs) for o in seen] == [(0.25, 2), (0.5, 4)]
+    assert (a.key, b.key) == ("recipe-0+all-m0", "recipe-0+all-epochs=4-lr=0.5-m0")
+
+
 def test_labels_by_a_gold_reward_model_follow_its_scores(tmp_path, monkeypatch):
     """Where a held-out reward model stands for gold, gold's labels are in the order of its scores."""
     from types import SimpleNamespace

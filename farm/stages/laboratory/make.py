@@ -36,6 +36,7 @@ class Model:
     other_start: bool = False
     refreshed: Model | None = None
     epochs: float | None = None
+    lr: float | None = None
 
     @property
     def key(self) -> str:
@@ -45,6 +46,8 @@ class Model:
             parts += [f"{k}={v}".replace("/", "_") for k, v in self.trunk.model_dump().items() if v is not None]
         if self.epochs is not None:
             parts.append(f"epochs={self.epochs:g}")
+        if self.lr is not None:
+            parts.append(f"lr={self.lr:g}")
         if self.refreshed:
             parts.append("refreshed")
         if self.other_start:
@@ -58,7 +61,9 @@ def models_of(lab: Laboratory, name: str, replicate: int = 0) -> list[Model]:
     source = models_of(lab, r.refresh)[0] if r.refresh else None
     other = r.starts == "other"
     numbers = range(replicate * r.members, (replicate + 1) * r.members)
-    return [Model(r.labels, r.skip, r.preferences, r.trunk, k, other and k > 0, source, r.epochs) for k in numbers]
+    return [
+        Model(r.labels, r.skip, r.preferences, r.trunk, k, other and k > 0, source, r.epochs, r.lr) for k in numbers
+    ]
 
 
 def all_models(lab: Laboratory) -> list[Model]:
@@ -93,8 +98,8 @@ def reward_model(
     """``model/`` of one reward model, trained from the policy of ``start`` on its share of the labelled pairs
     (``fresh``: refreshed labels)."""
     config = run.recipe.reward
-    if model.epochs is not None:
-        config = config.model_copy(update={"optim": config.optim.model_copy(update={"epochs": model.epochs})})
+    changes = {k: v for k, v in (("epochs", model.epochs), ("lr", model.lr)) if v is not None}
+    config = config.model_copy(update={"optim": config.optim.model_copy(update=changes)})
 
     def work(folder: Any) -> None:
         from farm.reward.train import train_reward
@@ -232,7 +237,7 @@ def policy(run: Run, seed: int, made: Made, lab: Laboratory, row: str, members: 
         )
         module(method).run(task, adapted(run, config))
 
-    shown = spec.model_dump(exclude={"against", "question", "replicates", "epochs"})
+    shown = spec.model_dump(exclude={"against", "question", "replicates", "epochs", "lr"})
     settings = settings_of(run, seed, method, config, shown, lab.curve_instructions)
     return runs.perform(run.step(f"5-improve/{row}/seed-{seed}"), settings, [*members, labelled], work)
 

@@ -50,7 +50,7 @@ class Trunk(Settings):
 
 class Reward(Settings):
     """A reward to optimise. ``preferences`` labelled pairs after the first ``skip`` train each of ``members`` reward
-    models (for ``epochs`` instead of those of the section ``reward``), which are then combined
+    models (for ``epochs`` and with ``lr`` instead of those of the section ``reward``), which are then combined
     (farm/reward/ensemble.py); ``weights`` averages their weights instead. Members start from the ``same`` SFT policy,
     or each from that of an ``other`` training seed, which makes them err more independently (Eisenstein et al. 2023).
     ``refresh`` names a reward whose choices among the samples replace the second half of the pairs. ``replicates``: so
@@ -63,6 +63,7 @@ class Reward(Settings):
     skip: int = Field(0, ge=0)
     trunk: Trunk | None = None
     epochs: float | None = Field(None, gt=0)
+    lr: float | None = Field(None, gt=0)
     members: int = Field(1, ge=1, le=32)
     replicates: int = Field(1, ge=1, le=32)
     starts: Literal["same", "other"] = "same"
