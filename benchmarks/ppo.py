@@ -331,6 +331,9 @@ def main() -> None:
     if args.child:
         child(args.folder, Plan(**json.loads(args.child)), args.threads)
         return
+    asked = args.sides.split(",")
+    if "trl" not in asked or len(asked) < 2 or not set(asked) <= set(SIDES):
+        parser.error(f"--sides {args.sides}: name trl, which the others are compared with, and some of {SIDES[1:]}")
     args.steps = args.steps or (30 if args.curve else 4)
     with tempfile.TemporaryDirectory() as scratch:
         if args.peer_path is None:
