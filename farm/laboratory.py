@@ -171,8 +171,8 @@ class _Line:
         keys = dict.fromkeys(key for name, k in rewards for key in reward_keys(self.lab, name, k))
         tasks: list[Task] = [
             (s, f"scores:{k}", measure.scores, (k, "model", self.made[s][f"model:{k}"]))
+            for s in self.made  # seed by seed: workers then read each pool once
             for k in keys
-            for s in self.made
         ]
         if gold := self.lab.gold.reward_model:
             tasks += [

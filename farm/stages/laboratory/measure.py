@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,6 +63,12 @@ def _scored_once(score: Any, asked: Sequence[Instruction], responses: Sequence[R
     return out
 
 
+@lru_cache(maxsize=1)
+def _pool_rows(path: Path, fingerprint: str) -> list[Response]:
+    """The samples of the pool with this fingerprint, read once by a worker that scores them many times."""
+    return records.read(path, Response)
+
+
 def scores(run: Run, seed: int, made: Made, name: str, model: str, source: Step | str) -> Step:
     """``scores.json``: rewards of every sample of the pool under one reward model, in the pool's order. ``model`` is a
     folder of ``source``, or a Hub id."""
@@ -68,7 +76,7 @@ def scores(run: Run, seed: int, made: Made, name: str, model: str, source: Step 
     def work(folder: Any) -> None:
         from farm.reward.ensemble import load_reward
 
-        responses = records.read(made["pool"].file("pool.jsonl"), Response)
+        responses = _pool_rows(made["pool"].file("pool.jsonl"), made["pool"].fingerprint)
         asked = records.by_id(split(made, "val"))
         place = str(source.file(model)) if isinstance(source, Step) else model
         score = load_reward(place).score
