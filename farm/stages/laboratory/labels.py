@@ -1,7 +1,7 @@
 """Steps of the laboratory that label the sampled pairs: by the pool of annotators, by simulated people, or by gold.
 
 Annotators share biases and people's tastes scatter around gold. Gold itself is the truth, and Gao et al. (2023)
-labelled so: what is left of over-optimization under it comes from finite data alone.
+labelled so: what is left of over-optimization under it is the reward model's own, of its size, training and data.
 """
 
 from __future__ import annotations
