@@ -1,10 +1,12 @@
 """PPO samples per second and peak memory: farm against the last TRL release that had a PPO trainer (1.12.0).
 
-Same random Llama (about 1M and 10M parameters), prompts of 32 tokens, responses of 8 to 48 as the policy ends them
-(with --shortest 48 none ends by itself), 64 rollouts per step in 4 epochs of 4 minibatches, a reward model of the
-policy's size. TRL needs a value network of its own; farm runs once with one (``network``) and once with its default,
-a value head on the policy's trunk (``head``), in fp32 and, at 10m, in bf16, which TRL's PPO ignores. Every side runs
-in a process of its own, in turns; the first step of each warms up and is not counted.
+Same random Llama (about 1M and 10M parameters), prompts of 8 to 32 tokens (--shortest-prompt 32: all of one length),
+responses of 8 to 48 as the policy ends them (with --shortest 48 none ends by itself), 64 rollouts per step in 4 epochs
+of 4 minibatches, a reward model of the policy's size. In batches of 64 from Alpaca's 52k the mean prompt has 0.26 of
+the longest one's words and the mean response 0.22; here it is 0.62 and 0.7: real lengths differ more. TRL needs a value
+network of its own; farm runs once with one (``network``) and once with its default, a value head on the policy's trunk
+(``head``), in fp32 and, at 10m, in bf16, which TRL's PPO ignores. Every side runs in a process of its own, in turns;
+the first step of each warms up and is not counted.
 
 --curve compares what is learned instead of how fast: both trainers on the offline world, from one SFT policy, against
 one reward model trained on gold labels, same steps, lengths, losses and optimizer, several seeds; mean score and KL by
@@ -51,6 +53,7 @@ class Plan:
     lr: float = 1e-5
     seed: int = 0
     world: bool = False
+    shortest_prompt: int = PROMPT
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,13 @@ def text(pick: random.Random, tokens: int) -> str:
     return " ".join(pick.choice(words()) for _ in range(tokens))
 
 
+def prompt(pick: random.Random, shortest: int) -> str:
+    """One of ``shortest`` to PROMPT tokens, with the mark that begins it."""
+    return text(pick, pick.randint(shortest, PROMPT) - 1)
+
+
 def asks(plan: Plan) -> list[Any]:
-    """The prompts: the offline world's, or random ones of exactly PROMPT tokens."""
+    """The prompts: the offline world's, or random ones of the plan's shortest to PROMPT tokens."""
     from farm.records import Instruction
 
     if plan.world:
@@ -81,10 +89,10 @@ def asks(plan: Plan) -> list[Any]:
 
         return training()["unlabeled"]
     pick = random.Random(0)
-    return [Instruction.make(text(pick, PROMPT - 1)) for _ in range(ROLLOUTS * 4)]
+    return [Instruction.make(prompt(pick, plan.shortest_prompt)) for _ in range(ROLLOUTS * 4)]
 
 
-def make(folder: Path, size: str, shortest: int) -> None:
+def make(folder: Path, size: str, shortest: int, shortest_prompt: int) -> None:
     """A policy and a reward model of one size; below 48, ``shortest`` has the policy learn to end by itself."""
     import torch
     from transformers import AutoModelForSequenceClassification
@@ -103,7 +111,7 @@ def make(folder: Path, size: str, shortest: int) -> None:
     if shortest < RESPONSE:
         pick = random.Random(1)
         answers = [text(pick, pick.randint(shortest, RESPONSE) - 1) for _ in range(16 * 16)]
-        prompts = encode_prompts([Instruction.make(text(pick, PROMPT - 1)) for _ in answers], policy.tokenizer)
+        prompts = encode_prompts([Instruction.make(prompt(pick, shortest_prompt)) for _ in answers], policy.tokenizer)
         rows = encode_texts(answers, [True] * len(answers), policy.tokenizer)
         examples = [(p, r, 1.0) for p, r in zip(prompts, rows, strict=True)]
         sft.train(policy, examples, Optim(lr=3e-3, epochs=1, batch=16), seed=0, purpose="ending")
@@ -269,11 +277,12 @@ def run_child(folder: Path, plan: Plan, args: argparse.Namespace) -> Any:
 
 
 def compare(folder: Path, size: str, args: argparse.Namespace) -> dict[str, Any]:
-    make(folder, size, args.shortest)
+    make(folder, size, args.shortest, args.shortest_prompt)
     sides = [s for s in args.sides.split(",") if size != "1m" or not s.endswith("bf16")]
-    got = turns.take_turns(sides, args.repetitions, lambda s: run_child(folder, Plan(s, args.steps + 1), args))
+    plan = partial(Plan, shortest_prompt=args.shortest_prompt)
+    got = turns.take_turns(sides, args.repetitions, lambda s: run_child(folder, plan(s, args.steps + 1), args))
     plain = [side for side in sides if side in ("network", "head")]
-    shares = {side: turns.share_of_products(partial(ours, folder, Plan(side, 2, seed=1))) for side in plain}
+    shares = {side: turns.share_of_products(partial(ours, folder, plan(side, 2, seed=1))) for side in plain}
     return turns.compare(got, "trl") | {"share_of_time_in_matrix_products": shares}
 
 
@@ -318,6 +327,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="counted steps per run (4; with --curve, all steps: 30)")
     parser.add_argument("--repetitions", type=int, default=3, help="runs of each side (3)")
     parser.add_argument("--shortest", type=int, default=8, help="shortest response in tokens (8; 48: none ends)")
+    parser.add_argument("--shortest-prompt", type=int, default=8, help=f"shortest prompt (8; at most {PROMPT})")
     parser.add_argument("--threads", type=int, default=1, help="torch threads of each side (1)")
     parser.add_argument("--curve", action="store_true", help="compare learning curves on the offline world")
     parser.add_argument("--seeds", type=int, default=4, help="seeds of each side with --curve (4)")
@@ -344,7 +354,8 @@ def main() -> None:
             result = {"curve": curve(Path(scratch) / "world", args)}
         else:
             result = {size: compare(Path(scratch) / size, size, args) for size in args.sizes.split(",")}
-    names = ("threads", "steps", *(("world", "seeds", "lr") if args.curve else ("repetitions", "shortest")))
+    varied = ("world", "seeds", "lr") if args.curve else ("repetitions", "shortest", "shortest_prompt")
+    names = ("threads", "steps", *varied)
     settings = turns.conditions(**{name: getattr(args, name) for name in names})
     print(
         json.dumps({"benchmark": "ppo", "peer": PEER, **result, "settings": settings}, indent=None if args.json else 1)
