@@ -2,11 +2,13 @@
 
 Same random Llama (about 1M and 10M parameters), prompts of 8 to 32 tokens (--shortest-prompt 32: all of one length),
 responses of 8 to 48 as the policy ends them (with --shortest 48 none ends by itself), 64 rollouts per step in 4 epochs
-of 4 minibatches, a reward model of the policy's size. In batches of 64 from Alpaca's 52k the mean prompt has 0.26 of
-the longest one's words and the mean response 0.22; here it is 0.62 and 0.5 to 0.7: real lengths differ more. TRL needs a value
-network of its own; farm runs once with one (``network``) and once with its default, a value head on the policy's trunk
-(``head``), in fp32 and, at 10m, in bf16, which TRL's PPO ignores. Every side runs in a process of its own, in turns;
-the first step of each warms up and is not counted.
+of 4 minibatches, a reward model of the policy's size.
+
+In batches of 64 from Alpaca's 52k the mean prompt has 0.26 of the longest one's words and the mean response 0.22; here
+it is 0.62 and 0.5 to 0.7, so real lengths differ more. TRL needs a value network of its own; farm runs once with one
+(``network``) and once with its default, a value head on the policy's trunk (``head``), in fp32 and, at 10m, in bf16,
+which TRL's PPO ignores. Every side runs in a process of its own, in turns; the first step of each warms up and is not
+counted.
 
 --curve compares what is learned instead of how fast: both trainers on the offline world, from one SFT policy, against
 one reward model trained on gold labels, same steps, lengths, losses and optimizer, several seeds; mean score and KL by
