@@ -160,7 +160,7 @@ def spending(summary: Summary) -> list[SpendingLine]:
 def _spent(summary: Summary, method: str, rows: Sequence[MethodRow]) -> SpendingLine:
     budgets = [r.budget for r in rows if r.budget is not None]
     total = sum(budgets, Budget()).model_dump()
-    mean = {name: type(value)(value / len(budgets)) for name, value in total.items()}
+    mean = {n: round(v / len(budgets)) if isinstance(v, int) else v / len(budgets) for n, v in total.items()}
     asked = sum(c.comparisons for c in summary.choices if c.method == method)
     return SpendingLine(method, Budget(**mean), asked / len(rows), max(r.best_of for r in rows))
 

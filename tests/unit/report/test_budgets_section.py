@@ -52,6 +52,14 @@ def test_what_every_row_spent_and_what_selecting_cost(spent):
     assert "1,234" in page
 
 
+def test_means_over_seeds_are_the_nearest_whole_number(spent):
+    row = next(r for r in spent.rows if r.method == "ppo_no_kl")
+    each = [row.model_copy(update={"budget": Budget(comparisons=n, seconds=n / 2)}) for n in (1135, 1146, 1147)]
+    (line,) = tables.spending(spent.model_copy(update={"rows": tuple(each)}))
+    assert line.budget.comparisons == 1143
+    assert line.budget.seconds == pytest.approx(571.33, abs=0.01)
+
+
 def test_rows_within_a_budget_in_the_order_of_the_table_above(spent):
     budgets, rows = tables.affordable(spent)
     assert budgets == [3840, 7680]
