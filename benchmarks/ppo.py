@@ -346,6 +346,12 @@ def main() -> None:
     asked = args.sides.split(",")
     if "trl" not in asked or len(asked) < 2 or not set(asked) <= set(SIDES):
         parser.error(f"--sides {args.sides}: name trl, which the others are compared with, and some of {SIDES[1:]}")
+    for name, value, most in (
+        ("--shortest", args.shortest, RESPONSE),
+        ("--shortest-prompt", args.shortest_prompt, PROMPT),
+    ):
+        if not 2 <= value <= most:
+            parser.error(f"{name} {value}: give 2 to {most} tokens")
     args.steps = args.steps or (30 if args.curve else 4)
     with tempfile.TemporaryDirectory() as scratch:
         if args.peer_path is None:
