@@ -11,7 +11,7 @@ from farm.errors import DataError
 from farm.evaluate.intervals import Array, over_seeds
 from farm.records import Estimate, Record
 from farm.study.overoptimization import PromptCurve, cross_fitted
-from farm.study.resample import Draws, bootstrap
+from farm.study.resample import BySeed, bootstrap
 from farm.study.words import above_zero, below_zero
 
 TOP = 0.1  # the top of a curve: gold within this share of its gain of the highest
@@ -188,9 +188,9 @@ def arcs(gain: Array, d: Array) -> Array:
     return out
 
 
-def peak_draws(curves: Sequence[PromptCurve], *, seed: int) -> Draws:
-    """x and KL of the highest gold, KL of the middle of the top, and KL of the arc's turn, with draws. Raises DataError
-    where gold or KL was not measured."""
+def peak_draws(curves: Sequence[PromptCurve], *, seed: int) -> BySeed:
+    """x and KL of the highest gold, KL of the middle of the top, and KL of the arc's turn, by seed with draws. Raises
+    DataError where gold or KL was not measured."""
     places = []
     for c in curves:
         kls = [p.kl for p in c.curve.points]
@@ -203,14 +203,12 @@ def peak_draws(curves: Sequence[PromptCurve], *, seed: int) -> Draws:
         gain = means - means[0]
         return np.vstack([places[k][means.argmax(axis=0)].T, middles(gain, d) ** 2, arcs(gain, d) ** 2])
 
-    found = bootstrap([c.gold for c in curves if c.gold is not None], [c.prompts for c in curves], statistic, seed=seed)
-    # Draws widened for few seeds can leave the axis; neither x nor KL is ever below zero.
-    return Draws(found.value, np.maximum(found.draws, 0.0), found.n, found.seeds)
+    return bootstrap([c.gold for c in curves if c.gold is not None], [c.prompts for c in curves], statistic, seed=seed)
 
 
 def peak(curves: Sequence[PromptCurve], *, seed: int) -> Peak:
     """The peak of one method. Raises DataError where gold or KL was not measured."""
-    at = peak_draws(curves, seed=seed)
+    at = peak_draws(curves, seed=seed).together().at_least(0.0)
     moves = [cross_fitted(c, seed) for c in curves]
     rise, fall = (over_seeds([_table(c, m[k]) for c, m in zip(curves, moves, strict=True)], seed=seed) for k in (0, 1))
     return Peak(
@@ -254,7 +252,7 @@ def _moves(changed: Sequence[PromptCurve], base: Sequence[PromptCurve], seed: in
         rows["peak_gold"].append(_table(a, a.gold[0] + rise - b.gold[0] - rise_b))
         rows["end_gold"].append(_table(a, a.gold[-1] - b.gold[-1]))
         rows["fall"].append(_table(a, fall - fall_b))
-    moved = peak_draws(changed, seed=seed).minus(peak_draws(base, seed=seed))
+    moved = peak_draws(changed, seed=seed).minus(peak_draws(base, seed=seed)).together()
     places = {"peak_kl": moved.estimate(1), "middle_kl": moved.estimate(2), "arc_kl": moved.estimate(3)}
     return {**places, **{what: over_seeds(tables, seed=seed) for what, tables in rows.items()}}
 
@@ -278,7 +276,7 @@ class Spending(Record):
     in_each: int = 0
 
 
-def kl_at_gain(curves: Sequence[PromptCurve], gain: float, *, seed: int) -> Draws:
+def kl_at_gain(curves: Sequence[PromptCurve], gain: float, *, seed: int) -> BySeed:
     """KL at which the proxy has first risen by ``gain``, between points interpolated; infinite where it never does."""
     kls = [np.array([max(p.kl or 0.0, 0.0) for p in c.curve.points]) for c in curves]
 
@@ -299,30 +297,30 @@ def kl_at_gain(curves: Sequence[PromptCurve], gain: float, *, seed: int) -> Draw
 def spending(
     first: Sequence[PromptCurve], second: Sequence[PromptCurve], gains: Sequence[float], *, seed: int
 ) -> list[Spending]:
-    """KL of both methods at every proxy gain that both reach on average; they may be measured on other instructions."""
+    """KL of both methods at every proxy gain that all seeds of both reach; they may be measured on other instructions.
+
+    Raises DataError when the seeds differ.
+    """
+    if [c.curve.seed for c in first] != [c.curve.seed for c in second]:
+        raise DataError(f"{first[0].curve.method} and {second[0].curve.method} have different seeds")
     out = []
     for gain in gains:
         a, b = kl_at_gain(first, gain, seed=seed), kl_at_gain(second, gain, seed=seed)
-        if not (np.isfinite(a.value[0]) and np.isfinite(b.value[0])):
+        if not (np.isfinite(a.points).all() and np.isfinite(b.points).all()):
             continue
         each = [
-            _gap(kl_at_gain([x], gain, seed=seed), kl_at_gain([y], gain, seed=seed))
-            for x, y in zip(first, second, strict=False)
+            kl_at_gain([y], gain, seed=seed).minus(kl_at_gain([x], gain, seed=seed)).together().estimate(0)
+            for x, y in zip(first, second, strict=True)
         ]
-        same = [c.curve.seed for c in first] == [c.curve.seed for c in second]
         out.append(
             Spending(
                 gain=gain,
                 first=first[0].curve.method,
                 second=second[0].curve.method,
-                first_kl=a.estimate(0),
-                second_kl=b.estimate(0),
-                difference=_gap(a, b),
-                in_each=_sign(each) if same else 0,
+                first_kl=a.together().at_least(0.0).estimate(0),
+                second_kl=b.together().at_least(0.0).estimate(0),
+                difference=b.minus(a).together().estimate(0),
+                in_each=_sign(each),
             )
         )
     return out
-
-
-def _gap(a: Draws, b: Draws) -> Estimate:
-    return Draws(b.value - a.value, b.draws - a.draws, min(a.n, b.n), min(a.seeds, b.seeds)).estimate(0)

@@ -24,7 +24,7 @@ from farm.evaluate.intervals import Array
 from farm.records import CurvePoint, Estimate, Record, RewardCurve
 from farm.seeds import rng
 from farm.study.overoptimization import PromptCurve
-from farm.study.resample import Draws, bootstrap, combine
+from farm.study.resample import BySeed, Draws, bootstrap
 from farm.study.words import above_zero, interval, number, position
 
 Form = Literal["best_of_n", "rl"]
@@ -214,7 +214,7 @@ def _fitted(points: Sequence[_Points], form: Form, seed: int) -> Draws:
             [p.prompts for p in points],
             lambda k, means: inverse[k] @ means,
             seed=seed,
-        )
+        ).together()
     return _least_squares(points, form, seed)
 
 
@@ -231,8 +231,7 @@ def _least_squares(points: Sequence[_Points], form: Form, seed: int, draws: int 
         scale = np.sqrt(freedom / random.chisquare(freedom, draws))
         values.append(coefficients[1:])
         drawn.append((coefficients[:, None] + root @ random.normal(size=(3, draws)) * scale)[1:])
-    value, together = combine(np.array(values), np.array(drawn), seed)
-    return Draws(value, together, min(len(p.d) for p in points), len(points))
+    return BySeed(np.array(values), np.array(drawn), min(len(p.d) for p in points), seed).together()
 
 
 def _top(fitted: Draws, form: Form) -> Draws:
@@ -284,7 +283,7 @@ def _extrapolated(points: Sequence[_Points], form: Form, seed: int) -> Extrapola
 
     found = bootstrap(
         [p.by_prompt for p in points if p.by_prompt is not None], [p.prompts for p in points], statistic, seed=seed
-    )
+    ).together()
     return Extrapolation(
         upto_d=upto,
         n_fitted=min(counts),

@@ -1,8 +1,8 @@
 """Bootstrap over instructions and training seeds of any statistic of curves, not only of means.
 
-A statistic is computed for every seed from its resampled mean curve and averaged over the resampled seeds, with the
-two corrections for few seeds that ``farm.evaluate.intervals.two_way`` makes. All curves on the same instructions share
-their resamples, so the difference of two draws is the draw of a paired difference.
+A statistic is computed for every seed from its resampled mean curve (:class:`BySeed`) and averaged over the resampled
+seeds (:class:`Draws`). All curves on the same instructions share their resamples, so the difference of two
+:class:`BySeed` is that of paired differences.
 """
 
 from __future__ import annotations
@@ -46,15 +46,49 @@ class Draws:
             note=note,
         )
 
-    def minus(self, other: Draws) -> Draws:
-        """The paired difference; both must rest on the same instructions and seeds."""
-        if self.draws.shape != other.draws.shape or (self.n, self.seeds) != (other.n, other.seeds):
-            raise DataError("a paired difference needs curves on the same instructions and seeds")
-        return Draws(self.value - other.value, self.draws - other.draws, self.n, self.seeds)
+    def at_least(self, floor: float) -> Draws:
+        """Draws stretched for few seeds can leave the range of what they are draws of; this takes them back."""
+        return Draws(self.value, np.maximum(self.draws, floor), self.n, self.seeds)
 
 
-def bootstrap(values: Sequence[Array], prompts: Sequence[Sequence[str]], statistic: Statistic, *, seed: int) -> Draws:
-    """Resample the instructions of ``values`` (per seed an array (points, instructions)) and the seeds themselves.
+@dataclass(frozen=True)
+class BySeed:
+    """A statistic of every training seed on ``n`` instructions: ``points`` [seeds, numbers] and, over instructions
+    alone, ``draws`` [seeds, numbers, B]. ``seed`` keys the resampling of the seeds."""
+
+    points: Array
+    draws: Array
+    n: int
+    seed: int
+
+    def minus(self, other: BySeed) -> BySeed:
+        """The difference paired by seed, and by instruction where both have the same instructions. Raises DataError
+        when the seeds differ in number."""
+        if self.draws.shape != other.draws.shape:
+            raise DataError("a paired difference needs the same number of training seeds")
+        with np.errstate(invalid="ignore"):
+            points, draws = self.points - other.points, self.draws - other.draws
+        return BySeed(points, draws, min(self.n, other.n), self.seed)
+
+    def together(self) -> Draws:
+        """The mean over seeds, calibrated as in ``intervals.two_way``."""
+        value = self.points.mean(axis=0)
+        seeds = len(self.points)
+        if seeds == 1:
+            return Draws(value, self.draws[0], self.n, 1)
+        by_seed = intervals.weights(seeds, self.seed, self.draws.shape[2], "bootstrap seeds")
+        with np.errstate(invalid="ignore", over="ignore"):
+            away = np.einsum("bs,skb->kb", by_seed, self.draws) - value[:, None]
+            away += (np.sqrt(seeds / (seeds - 1)) - 1) * (by_seed @ (self.points - value)).T
+            for k in np.flatnonzero(np.isfinite(value)):
+                known = np.isfinite(self.draws[:, k]).all(axis=0)
+                if known.any():
+                    away[k] *= intervals.calibration(away[k][known], self.points[:, k], self.draws[:, k][:, known])
+            return Draws(value, value[:, None] + away, self.n, seeds)
+
+
+def bootstrap(values: Sequence[Array], prompts: Sequence[Sequence[str]], statistic: Statistic, *, seed: int) -> BySeed:
+    """Resample the instructions of ``values`` (per seed an array (points, instructions)).
 
     ``prompts`` are the instruction ids of the columns. Raises DataError without instructions, or when a value is not
     finite.
@@ -74,30 +108,4 @@ def bootstrap(values: Sequence[Array], prompts: Sequence[Sequence[str]], statist
         means = v @ w.T / np.maximum(w.sum(axis=1), 1e-12)
         points.append(statistic(k, v.mean(axis=1)[:, None])[:, 0])
         draws.append(statistic(k, means))
-    value, drawn = combine(np.array(points), np.array(draws), seed)
-    return Draws(value, drawn, len(ids), len(values))
-
-
-def combine(points: Array, draws: Array, seed: int) -> tuple[Array, Array]:
-    """Means over seeds of ``points`` (seeds, numbers), and draws of them from ``draws`` (seeds, numbers, B).
-
-    The population variance of S resampled seeds is too small by (S - 1)/S, and a percentile interval ignores that a
-    variance from S seeds is itself uncertain; both are made good as in ``intervals.two_way``.
-    """
-    from scipy.stats import norm, t
-
-    seeds = len(points)
-    value: Array = points.mean(axis=0)
-    if seeds == 1:
-        return value, draws[0]
-    by_seed = intervals.weights(seeds, seed, draws.shape[2], "bootstrap seeds")
-    with np.errstate(invalid="ignore", over="ignore"):
-        away = np.einsum("bs,skb->kb", by_seed, draws) - value[:, None]
-        away += (np.sqrt(seeds / (seeds - 1)) - 1) * (by_seed @ (points - value)).T
-        between = points.var(axis=0, ddof=1) / seeds
-        for k in range(len(value)):
-            if np.isfinite(between[k]) and between[k] > 0:
-                spread = float(away[k][np.isfinite(away[k])].var()) if np.isfinite(away[k]).any() else 0.0
-                freedom = max(seeds - 1, (seeds - 1) * (spread / between[k]) ** 2)
-                away[k] *= float(t.ppf(0.975, freedom) / norm.ppf(0.975))
-        return value, value[:, None] + away
+    return BySeed(np.array(points), np.array(draws), len(ids), seed)

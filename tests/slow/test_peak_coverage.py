@@ -56,10 +56,10 @@ def test_intervals_of_the_place_of_the_peak_and_of_its_shift_cover(spread):
         one = [measured(random, law(1.3 + off[0, s], 0.3), s, shared[s]) for s in range(SEEDS)]
         two = [measured(random, law(1.8 + off[1, s], 0.4), s, shared[s]) for s in range(SEEDS)]
         first, second = curves.peak_draws(one, seed=k), curves.peak_draws(two, seed=k)
-        moved = second.minus(first)
-        hits["level"] += covered(first.estimate(2), true_middle(early))
+        moved = second.minus(first).together()
+        hits["level"] += covered(first.together().estimate(2), true_middle(early))
         hits["shift"] += covered(moved.estimate(2), true_middle(late) - true_middle(early))
-        hits["turn"] += covered(first.estimate(3), 1.3**2)
+        hits["turn"] += covered(first.together().estimate(3), 1.3**2)
         hits["shift of the turn"] += covered(moved.estimate(3), 1.8**2 - 1.3**2)
     shares = {what: n / CURVES for what, n in hits.items()}
     print(shares)

@@ -114,7 +114,7 @@ def test_bootstrap_of_a_mean_agrees_with_the_two_way_interval():
     random = np.random.default_rng(3)
     data = random.normal(size=(3, 50)) + random.normal(0, 0.3, size=(3, 1))
     ids = [[f"i{k:02d}" for k in range(50)]] * 3
-    ours = bootstrap([row[None] for row in data], ids, lambda k, means: means, seed=1).estimate(0)
+    ours = bootstrap([row[None] for row in data], ids, lambda k, means: means, seed=1).together().estimate(0)
     theirs = two_way(data, seed=1)
     assert (ours.value, ours.ci95_low, ours.ci95_high) == pytest.approx(
         (theirs.value, theirs.ci95_low, theirs.ci95_high), abs=0.01
