@@ -329,7 +329,7 @@ def _exploits(n: Numbers) -> Section | None:
         (d.method, d.where, d.proxy, d.gold, d.tokens, percent(d.repeats, 0), *(d.terms.get(t) for t in terms))
         for d in n.drifts
     )
-    shown = tuple((e.method, e.instruction, e.where, e.text, e.proxy, e.gold) for e in n.examples)
+    shown = tuple((e.instruction, e.method, e.where, e.text, e.proxy, e.gold) for e in n.examples)
     tables = [
         Table(
             columns=tuple(map(Column, names)),
@@ -338,7 +338,8 @@ def _exploits(n: Numbers) -> Section | None:
         )
     ]
     if shown:
-        columns = tuple(map(Column, ("method", "instruction", "where", "response", "proxy", "gold")))
+        prose = (Column("method"), Column("where"), Column("response", text=True))
+        columns = (Column("instruction", text=True), *prose, Column("proxy"), Column("gold"))
         tables.append(Table(title="The same instructions along the way", columns=columns, rows=shown))
     return Section("What is exploited", tables=tuple(tables))
 

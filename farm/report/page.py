@@ -19,12 +19,14 @@ Cell = str | int | float | Estimate | None
 @dataclass(frozen=True)
 class Column:
     """A table's column. Numbers and estimates are multiplied by ``scale`` and shown with ``digits`` decimals (whole
-    numbers as they are when ``digits`` is 0); ``signed`` puts a plus sign before gains and colours them."""
+    numbers as they are when ``digits`` is 0); ``signed`` puts a plus sign before gains and colours them. ``text`` is
+    for prose: set from the left, and broken into lines."""
 
     name: str
     scale: float = 1.0
     digits: int = 2
     signed: bool = False
+    text: bool = False
 
 
 @dataclass(frozen=True)

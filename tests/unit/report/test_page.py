@@ -50,3 +50,14 @@ def test_a_row_that_does_not_fit_is_refused() -> None:
     table = Table(COLUMNS, (("human",),))
     with pytest.raises(ValueError, match="does not have 4 cells"):
         render(Page("Title", (), (Section("Judges", tables=(table,)),)))
+
+
+def test_prose_is_set_from_the_left_and_broken_and_many_columns_put_intervals_below() -> None:
+    prose = Table((Column("method"), Column("response", text=True), Column("gold")), (("ppo", "Sure! Welcome!", 0.5),))
+    text = render(Page("Title", (), (Section("Samples", tables=(prose,)),)))
+    assert '<th class="text"><bdi>response' in text
+    assert '<td class="text"><bdi>Sure! Welcome!' in text
+    assert ".text { text-align:left; }" in text
+    assert '<table class="many">' not in text
+    broad = Table(tuple(Column(f"c{k}") for k in range(8)), (tuple(range(8)),))
+    assert '<table class="many">' in render(Page("Title", (), (Section("Broad", tables=(broad,)),)))
