@@ -67,6 +67,21 @@ def test_the_recipe_for_the_place_of_the_peak_pairs_sizes_and_ensembles_over_eno
         assert members == {make.models_of(lab, str(lab.rewards[name].against), k)[0].key for k in range(3)}
 
 
+def test_the_recipe_for_ensembles_sets_three_against_one_on_the_same_pairs_over_many_seeds():
+    recipe = pipeline.load("overoptimize_ensembles")
+    assert len(recipe.seeds) >= 16
+    lab = recipe.laboratory
+    ensembles = {name: r for name, r in lab.rewards.items() if r.members == 3}
+    assert {r.combine for r in ensembles.values()} == {"mean", "worst", "variance", "weights"}
+    for r in ensembles.values():
+        alone = lab.rewards[r.against or lab.base]
+        assert (r.labels, r.preferences, r.epochs, r.lr) == (alone.labels, alone.preferences, alone.epochs, alone.lr)
+    heart = lab.rewards["learned-mean-of-3"]
+    assert heart.starts == "other"
+    firsts = {m.key for k in range(heart.replicates) for m in make.models_of(lab, "learned-mean-of-3", k)}
+    assert len(firsts) == 9  # replicates share no member
+
+
 def test_a_calibrated_pool_brings_its_own_noise_unless_flips_are_asked_for(tmp_path):
     from farm.stages.asking import flip_of, noise_of
     from farm.stages.common import Run
