@@ -149,10 +149,11 @@ def page(n: Numbers) -> Page:
     """The page: findings, then curves, laws, shifts, the 2x2, the warning light, and what was exploited."""
     sections = [_curves(n), _laws(n), _shifts(n), _crossing(n), _light_section(n), _exploits(n), _picks(n), _models(n)]
     names = ", ".join(map(str, n.seeds))
+    trained = any(p.x_name != "n" for p in n.bands)
+    policies = f"policies on {n.curve_instructions} instructions \u00b7 " if trained else ""
     meta = (
         f"{n.recipe} \u00b7 farm {n.farm_version} \u00b7 seeds {names} \u00b7 best-of-n from {n.pool_size:,} samples "
-        f"of each of {n.pool_instructions} instructions \u00b7 policies on {n.curve_instructions} instructions \u00b7 "
-        f"gold: {n.gold}"
+        f"of each of {n.pool_instructions} instructions \u00b7 {policies}gold: {n.gold}"
     )
     return Page(
         title=f"Over-optimization: {n.recipe}",

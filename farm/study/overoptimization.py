@@ -14,6 +14,7 @@ from farm.seeds import key
 from farm.study.words import above_zero, interval, number, position
 
 FOLDS = 5
+MANY = 5  # seeds whose peaks a sentence still lists one by one
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,9 @@ def _conclude(curves: list[RewardCurve], moves: Moves, tested: str, falling: int
     name, x_name = curves[0].method, curves[0].x_name
     where = f"{x_name} = {position(peak_x)}" + (f" (KL {number(peak_kl, 1)})" if peak_kl is not None else "")
     if len(set(peaks)) > 1:
-        where += f" in the median of {len(peaks)} seeds ({', '.join(position(x) for x in sorted(peaks))})"
+        low, *_, high = places = [position(x) for x in sorted(peaks)]
+        each = ", ".join(places) if len(places) <= MANY else f"{low} to {high}"
+        where += f" in the median of {len(peaks)} seeds ({each})"
     end = f"{x_name} = {position(last_x)}"
     start = f"gold rises by {interval(rise)}" if rises else "gold does not rise significantly"
     if falls:

@@ -58,6 +58,14 @@ def test_three_seeds_are_judged_together():
     assert "3 seeds" in v.rise.note
 
 
+def test_a_few_seeds_peaks_are_listed_and_many_are_a_range():
+    moved = [planted(HUMP if s % 2 else np.roll(HUMP, 1), seed=s, noise=0.01) for s in range(6)]
+    few, many = verdict(moved[:2], seed=0), verdict(moved, seed=0)
+    low, high = (f"{x:g}" for x in sorted(set(many.peaks)))
+    assert f"in the median of 2 seeds ({low}, {high})" in few.sentence
+    assert f"in the median of 6 seeds ({low} to {high})" in many.sentence
+
+
 def test_seeds_that_differ_in_size_but_not_in_direction_agree():
     """Every seed's proxy rises and gold falls, by such different amounts that no interval over three seeds says so."""
     sizes = (0.3, 0.4, 9.0)
