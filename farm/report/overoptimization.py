@@ -242,7 +242,7 @@ def _shifts(n: Numbers) -> Section | None:
             Column("KL of the highest point", signed=True),
             Column("peak gold", signed=True),
             Column("gold at the end", signed=True),
-            Column("fall", signed=True),
+            Column("fall", signed=True, less=True),
         ),
         rows=tuple(
             (s.name, s.against, s.arc_kl, s.middle_kl, s.peak_kl, s.peak_gold, s.end_gold, s.fall) for s in n.shifts

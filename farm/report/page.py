@@ -19,13 +19,14 @@ Cell = str | int | float | Estimate | None
 @dataclass(frozen=True)
 class Column:
     """A table's column. Numbers and estimates are multiplied by ``scale`` and shown with ``digits`` decimals (whole
-    numbers as they are when ``digits`` is 0); ``signed`` puts a plus sign before gains and colours them. ``text`` is
-    for prose: set from the left, and broken into lines."""
+    numbers as they are when ``digits`` is 0); ``signed`` puts a plus sign before gains and colours them, the other way
+    round where ``less`` is better. ``text`` is for prose: set from the left, and broken into lines."""
 
     name: str
     scale: float = 1.0
     digits: int = 2
     signed: bool = False
+    less: bool = False
     text: bool = False
 
 
@@ -98,7 +99,7 @@ def _cell(value: Cell, column: Column) -> str | Markup:
     if isinstance(value, int) or middle is None:
         return Markup("{}{}").format(html.MISSING if middle is None else f"{value:,}", bounds)
     shown = html.FILTERS["signed" if column.signed else "num"](middle * column.scale, *_arguments(column))
-    tone = _tone(value) if column.signed and isinstance(value, Estimate) else ""
+    tone = _tone(value, column) if column.signed and isinstance(value, Estimate) else ""
     return Markup('<span class="{}">{}</span>{}').format(tone, shown, bounds)
 
 
@@ -106,7 +107,9 @@ def _arguments(column: Column) -> tuple[float, int] | tuple[int]:
     return (1.0, column.digits) if column.signed else (column.digits,)
 
 
-def _tone(estimate: Estimate) -> str:
-    if (estimate.ci95_low or 0) > 0:
-        return "up"
-    return "down" if (estimate.ci95_high or 0) < 0 else ""
+def _tone(estimate: Estimate, column: Column) -> str:
+    """'up' or 'down' where the interval leaves out zero as it is shown: a bound of 0.00 is no difference."""
+    low, high = (round((v or 0.0) * column.scale, column.digits) for v in (estimate.ci95_low, estimate.ci95_high))
+    if low <= 0 <= high:
+        return ""
+    return "up" if (low > 0) != column.less else "down"

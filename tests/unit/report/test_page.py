@@ -61,3 +61,18 @@ def test_prose_is_set_from_the_left_and_broken_and_many_columns_put_intervals_be
     assert '<table class="many">' not in text
     broad = Table(tuple(Column(f"c{k}") for k in range(8)), (tuple(range(8)),))
     assert '<table class="many">' in render(Page("Title", (), (Section("Broad", tables=(broad,)),)))
+
+
+def test_colours_follow_what_is_shown_and_what_is_better() -> None:
+    def tone(low: float, high: float, **column: object) -> str:
+        e = Estimate(value=(low + high) / 2, ci95_low=low, ci95_high=high, n=10)
+        shown = Table((Column("who"), Column("change", signed=True, **column)), (("ppo", e),))  # type: ignore[arg-type]
+        text = render(Page("Title", (), (Section("S", tables=(shown,)),)))
+        return text.split("<td><bdi><span class=", 1)[1].split(">", 1)[0]
+
+    assert tone(0.01, 0.1) == '"up"'
+    assert tone(0.01, 0.1, less=True) == '"down"'
+    assert tone(-0.1, -0.01, less=True) == '"up"'
+    assert tone(0.004, 0.1) == '""'  # shown as [0.00, 0.10]
+    assert tone(0.0004, 0.1, scale=100, digits=1) == '""'
+    assert tone(0.004, 0.1, scale=100, digits=1) == '"up"'
