@@ -17,9 +17,11 @@ from farm.study.fits import CurveFit
 from farm.study.overoptimization import Verdict
 from farm.study.recorded import Pick
 from farm.study.warning import SIGNALS, Mark, Reliability
-from farm.study.words import above_zero, below_zero, interval, number, percent, position
+from farm.study.words import above_zero, interval, number, percent, position
 
 SCHEMA_VERSION = 1
+
+MEASURES = ("peak_gold", "arc_kl", "fall")  # of a shift, that findings speak of
 
 
 class ModelRow(Record):
@@ -95,12 +97,14 @@ def read(path: Path) -> Numbers:
         raise DataError(f"{path}: " + problems(e)) from None
 
 
-def findings(n: Numbers) -> list[Point]:
-    """The findings in words, the most important first."""
+def findings(n: Numbers, *, every: bool = True) -> list[Point]:
+    """The findings in words, the most important first; without ``every`` those that open a page: one law and one price
+    per kind of method, and of the changes those that moved something."""
     points = [Point("warning" if v.over_optimized else "plain", v.sentence) for v in n.verdicts]
     points += [Point("plain", f.sentence) for f in n.fits[:2]]
-    points += [Point("plain", _spent(s)) for s in n.spending if s.second == n.spending[0].second]
-    points += [Point("plain", _moved(s)) for s in n.shifts if s.question]
+    prices = [s for s in n.spending if s.second == n.spending[0].second]
+    points += [Point("plain", _spent(s)) for s in (prices if every else prices[len(prices) // 2 :][:1])]
+    points += [Point("plain", _moved(s)) for s in n.shifts if s.question and (every or any(map(s.moves, MEASURES)))]
     points += [
         Point("warning" if any(c.verdict.gold_falls for c in x.cells) else "plain", x.sentence) for x in n.crossings
     ]
@@ -119,21 +123,17 @@ def _spent(s: Spending) -> str:
 
 
 def _moved(s: Shift) -> str:
-    def way(what: str, e: Estimate, up: str, down: str, same: str) -> str:
-        # A bound that is shown as 0.00 is no difference: KL at the same n differs a little from reward to reward.
-        rises = above_zero(e) and round(e.ci95_low or 0.0, 2) > 0
-        falls = below_zero(e) and round(e.ci95_high or 0.0, 2) < 0
-        each = s.in_each.get(what, 0) if abs(e.value or 0.0) >= 0.005 else 0
-        if rises or falls or not each:
-            return f"{up if rises else down if falls else same} ({interval(e)})"
-        return f"{up if each > 0 else down} in every seed (on average {interval(e)})"
+    def way(what: str, up: str, down: str, same: str) -> str:
+        said = (same, up, down)[s.moves(what)]
+        each = s.only_in_each(what)
+        return f"{said}{' in every seed' if each else ''} ({'on average ' if each else ''}{interval(getattr(s, what))})"
 
     return (
         f"{s.question} {s.name} against {s.against}: the gold peak is "
-        f"{way('peak_gold', s.peak_gold, 'higher', 'lower', 'not measurably higher or lower')}, its KL "
-        f"{way('arc_kl', s.arc_kl, 'larger', 'smaller', 'not measurably different')} (of its highest point "
+        f"{way('peak_gold', 'higher', 'lower', 'not measurably higher or lower')}, its KL "
+        f"{way('arc_kl', 'larger', 'smaller', 'not measurably different')} (of its highest point "
         f"{interval(s.peak_kl)}), the fall after it "
-        f"{way('fall', s.fall, 'deeper', 'shallower', 'not measurably different')}."
+        f"{way('fall', 'deeper', 'shallower', 'not measurably different')}."
     )
 
 
@@ -147,7 +147,8 @@ def _light(r: Reliability) -> str:
 
 def page(n: Numbers) -> Page:
     """The page: findings, then curves, laws, shifts, the 2x2, the warning light, and what was exploited."""
-    sections = [_curves(n), _laws(n), _shifts(n), _crossing(n), _light_section(n), _exploits(n), _picks(n), _models(n)]
+    sections = [_curves(n), _peaks(n), _laws(n), _shifts(n), _crossing(n), _light_section(n), _exploits(n), _picks(n),
+                _models(n)]  # fmt: skip
     names = ", ".join(map(str, n.seeds))
     trained = any(p.x_name != "n" for p in n.bands)
     policies = f"policies on {n.curve_instructions} instructions \u00b7 " if trained else ""
@@ -157,14 +158,19 @@ def page(n: Numbers) -> Page:
     )
     return Page(
         title=f"Over-optimization: {n.recipe}",
-        points=tuple(findings(n)),
+        points=tuple(findings(n, every=False)),
         sections=tuple(s for s in sections if s),
         meta=meta,
         limits=n.notes,
     )
 
 
-def _curves(n: Numbers) -> Section:
+def _curves(n: Numbers) -> Section | None:
+    shown = tuple(Chart(svg, caption) for _, svg, caption in charts.main(n.bands, n.fits))
+    return Section("Curves", charts=shown) if shown else None
+
+
+def _peaks(n: Numbers) -> Section:
     names = ("method", "x", "peak at", "KL there", "KL, middle of the top", "KL, turn of the arc", "gold gain",
              "fall after it", "proxy gain")  # fmt: skip
     peaks = Table(
@@ -189,13 +195,7 @@ def _curves(n: Numbers) -> Section:
         note="Best-of-n by the very reward model that the policy was trained on, also where the curves above are means "
         "over several models.",
     )
-    shown = [Chart(svg, caption) for _, svg, caption in charts.main(n.bands, n.fits)]
-    tables = (peaks, spent) if n.spending else (peaks,)
-    return Section("Curves", text=_where(n), tables=tables, charts=tuple(shown))
-
-
-def _where(n: Numbers) -> tuple[str, ...]:
-    return tuple(v.sentence for v in n.verdicts)
+    return Section("Where gold peaks", tables=(peaks, spent) if n.spending else (peaks,))
 
 
 def _laws(n: Numbers) -> Section | None:

@@ -70,7 +70,7 @@ def against_kl(
     _apart(ends, [r[bound] for r in rows for bound in ("low", "high")])
     labels = alt.Chart(alt.Data(values=ends)).mark_text(align="left", dx=7, fontSize=11.5, fontWeight=600)
     layers.append(labels.encode(x=x, y=alt.Y("label:Q"), text="method:N", color=tint))
-    return svg(alt.layer(*layers).properties(width=470, height=300))
+    return svg(alt.layer(*layers).properties(width=405, height=290))
 
 
 def _rows(bands: Sequence[Band], measure: str, method: str) -> list[dict[str, Any]]:

@@ -80,8 +80,8 @@ def numbers() -> report.Numbers:
 
 def test_the_page_has_every_part_and_escapes_hostile_text(numbers):
     text = render(report.page(numbers))
-    for title in ("Curves", "Laws", "What moves the peak", "Noise, or another judge?", "Warning light",
-                  "What is exploited", "Reward models"):  # fmt: skip
+    for title in ("Curves", "Where gold peaks", "Laws", "What moves the peak", "Noise, or another judge?",
+                  "Warning light", "What is exploited", "Reward models"):  # fmt: skip
         assert f">{title}<" in text
     assert "<script>x" not in text
     assert "&lt;script&gt;x" in text
@@ -117,6 +117,21 @@ def test_findings_say_what_moved_and_where_it_came_from(numbers):
     assert "its KL larger" in found
     assert "Warning light:" in found
     assert "best-of-n: base" in report.terminal(numbers)
+
+
+def test_a_page_opens_with_what_moved_and_keeps_the_rest_in_its_section(numbers):
+    moved = numbers.shifts[0]
+    still = Estimate(value=0.0, ci95_low=-0.1, ci95_high=0.1, n=9)
+    same = moved.model_copy(
+        update={"name": "same", "peak_gold": still, "arc_kl": still, "fall": still, "in_each": {}, "question": "Same:"}
+    )
+    both = numbers.model_copy(update={"shifts": (moved, same)})
+    opening = "\n".join(p.text for p in report.page(both).points)
+    assert "same against" not in opening
+    assert "more against" in opening
+    assert "same against" in "\n".join(p.text for p in report.findings(both))
+    (section,) = (s for s in report.page(both).sections if s.title == "What moves the peak")
+    assert "same against" in "\n".join(section.text)
 
 
 def test_charts_are_written_as_vectors(numbers, tmp_path):
