@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> None:
     if args.action == "list":
         for path in sorted(resources.folder("recipes").glob("*.yaml")):
             first = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
-            print(f"{path.stem:<20} {first}")
+            print(f"{path.stem:<22} {first}")
         return
     if not args.name:
         raise RecipeError(f"farm recipes {args.action} needs a recipe's name (farm recipes list shows them)")
