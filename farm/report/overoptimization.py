@@ -103,7 +103,8 @@ def findings(n: Numbers, *, every: bool = True) -> list[Point]:
     points = [Point("warning" if v.over_optimized else "plain", v.sentence) for v in n.verdicts]
     points += [Point("plain", f.sentence) for f in n.fits[:2]]
     prices = [s for s in n.spending if s.second == n.spending[0].second]
-    points += [Point("plain", _spent(s)) for s in (prices if every else prices[len(prices) // 2 :][:1])]
+    middle = len(prices) // 2
+    points += [Point("plain", _spent(s)) for s in (prices if every else prices[middle : middle + 1])]
     points += [Point("plain", _moved(s)) for s in n.shifts if s.question and (every or any(map(s.moves, MEASURES)))]
     points += [
         Point("warning" if any(c.verdict.gold_falls for c in x.cells) else "plain", x.sentence) for x in n.crossings

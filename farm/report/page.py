@@ -12,6 +12,7 @@ from markupsafe import Markup
 from farm.records import Estimate
 from farm.report import html, plots
 from farm.report.headline import Point
+from farm.study import words
 
 Cell = str | int | float | Estimate | None
 
@@ -108,8 +109,5 @@ def _arguments(column: Column) -> tuple[float, int] | tuple[int]:
 
 
 def _tone(estimate: Estimate, column: Column) -> str:
-    """'up' or 'down' where the interval leaves out zero as it is shown: a bound of 0.00 is no difference."""
-    low, high = (round((v or 0.0) * column.scale, column.digits) for v in (estimate.ci95_low, estimate.ci95_high))
-    if low <= 0 <= high:
-        return ""
-    return "up" if (low > 0) != column.less else "down"
+    sign = words.shown_sign(estimate, column.scale, column.digits) * (-1 if column.less else 1)
+    return ("", "up", "down")[sign]

@@ -12,7 +12,7 @@ from farm.evaluate.intervals import Array, over_seeds
 from farm.records import Estimate, Record
 from farm.study.overoptimization import PromptCurve, cross_fitted
 from farm.study.resample import BySeed, bootstrap
-from farm.study.words import above_zero, below_zero
+from farm.study.words import above_zero, below_zero, shown_sign
 
 TOP = 0.1  # the top of a curve: gold within this share of its gain of the highest
 
@@ -76,11 +76,11 @@ class Shift(Record):
         """Whether a measure rises (1) or falls (-1), by its interval or in every seed, else 0. A bound that is shown
         as 0.00 is no difference: KL at the same n differs a little from reward to reward."""
         e: Estimate = getattr(self, what)
-        return _shown(e) or (self.in_each.get(what, 0) if abs(e.value or 0.0) >= 0.005 else 0)
+        return shown_sign(e) or (self.in_each.get(what, 0) if abs(e.value or 0.0) >= 0.005 else 0)
 
     def only_in_each(self, what: str) -> bool:
         """Whether it moves in every seed, although the interval over seeds holds zero."""
-        return self.moves(what) != _shown(getattr(self, what))
+        return self.moves(what) != shown_sign(getattr(self, what))
 
 
 def averaged(curves: Sequence[PromptCurve]) -> PromptCurve:
@@ -265,12 +265,6 @@ def _moves(changed: Sequence[PromptCurve], base: Sequence[PromptCurve], seed: in
     moved = peak_draws(changed, seed=seed).minus(peak_draws(base, seed=seed)).together()
     places = {"peak_kl": moved.estimate(1), "middle_kl": moved.estimate(2), "arc_kl": moved.estimate(3)}
     return {**places, **{what: over_seeds(tables, seed=seed) for what, tables in rows.items()}}
-
-
-def _shown(e: Estimate) -> int:
-    """The sign of an interval that leaves out zero with two digits, else 0."""
-    low, high = round(e.ci95_low or 0.0, 2), round(e.ci95_high or 0.0, 2)
-    return int(above_zero(e) and low > 0) - int(below_zero(e) and high < 0)
 
 
 def _sign(each: Sequence[Estimate]) -> int:

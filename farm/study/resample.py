@@ -76,15 +76,10 @@ class BySeed:
         seeds = len(self.points)
         if seeds == 1:
             return Draws(value, self.draws[0], self.n, 1)
-        by_seed = intervals.weights(seeds, self.seed, self.draws.shape[2], "bootstrap seeds")
-        with np.errstate(invalid="ignore", over="ignore"):
-            away = np.einsum("bs,skb->kb", by_seed, self.draws) - value[:, None]
-            away += (np.sqrt(seeds / (seeds - 1)) - 1) * (by_seed @ (self.points - value)).T
-            for k in np.flatnonzero(np.isfinite(value)):
-                known = np.isfinite(self.draws[:, k]).all(axis=0)
-                if known.any():
-                    away[k] *= intervals.calibration(away[k][known], self.points[:, k], self.draws[:, k][:, known])
-            return Draws(value, value[:, None] + away, self.n, seeds)
+        draws = [
+            intervals.mean_over_seeds(self.points[:, k], self.draws[:, k], seed=self.seed) for k in range(len(value))
+        ]
+        return Draws(value, np.array(draws), self.n, seeds)
 
 
 def bootstrap(values: Sequence[Array], prompts: Sequence[Sequence[str]], statistic: Statistic, *, seed: int) -> BySeed:

@@ -46,6 +46,12 @@ def below_zero(estimate: Estimate) -> bool:
     return estimate.ci95_high is not None and estimate.ci95_high < 0
 
 
+def shown_sign(estimate: Estimate, scale: float = 1.0, digits: int = 2) -> int:
+    """1 or -1 where the interval leaves out zero as it is shown, else 0: a bound of 0.00 is no difference."""
+    low, high = (round((b or 0.0) * scale, digits) for b in (estimate.ci95_low, estimate.ci95_high))
+    return int(above_zero(estimate) and low > 0) - int(below_zero(estimate) and high < 0)
+
+
 def listed(names: list[str]) -> str:
     """Names joined with commas and a final 'and'."""
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1] if names else ""

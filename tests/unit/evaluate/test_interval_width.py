@@ -33,10 +33,12 @@ def test_what_is_peculiar_to_one_seed_on_one_instruction_is_not_counted_three_ti
     assert wide < 1.4  # a plain bootstrap of both: 1.7
 
 
-@pytest.mark.parametrize("seeds", [3, 5, 16])
-@pytest.mark.parametrize("spread", [(0.12, 0.3, 1.0), (0.25, 0.0, 1.0), (0.0, 1.0, 0.3)])
-def test_intervals_cover_whatever_the_noise_comes_from(seeds, spread):
-    assert simulated(seeds, spread)[0] >= 0.915
+@pytest.mark.parametrize(("seeds", "least"), [(2, 0.84), (3, 0.88), (5, 0.91), (16, 0.91)])
+@pytest.mark.parametrize(
+    "spread", [(0.0, 0.0, 1.0), (0.12, 0.3, 1.0), (0.25, 0.0, 1.0), (1.0, 1.0, 1.0), (0.0, 1.0, 0.3)]
+)
+def test_intervals_cover_whatever_the_noise_comes_from(seeds, least, spread):
+    assert simulated(seeds, spread)[0] >= least
 
 
 def test_a_difference_is_calibrated_as_a_difference():

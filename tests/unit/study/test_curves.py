@@ -99,6 +99,15 @@ def test_more_kl_in_every_seed_counts_where_the_seeds_differ_too_much_for_an_int
     assert mixed.in_each == 0
 
 
+def test_prices_need_the_same_seeds_and_a_gain_that_every_seed_reaches():
+    cheap = [curve(1.2, 0.5, s) for s in range(3)]
+    with pytest.raises(DataError, match="different seeds"):
+        curves.spending(cheap, cheap[:2], [0.5], seed=0)
+    short = cheap[2].curve.model_copy(update={"points": cheap[2].curve.points[:3]})
+    stops = PromptCurve(short, cheap[2].prompts, cheap[2].proxy[:3], None)
+    assert [s.gain for s in curves.spending(cheap, [*cheap[:2], stops], [0.1, 1.0], seed=0)] == [0.1]
+
+
 def test_bands_average_seeds_and_carry_the_bound_only_for_best_of_n():
     several = [curve(1.2, 0.5, s) for s in range(3)]
     rows = curves.bands(several, seed=0)
